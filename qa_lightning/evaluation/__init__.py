@@ -1,0 +1,1 @@
+"""Logits in, answers and figures out: span decoding, the official scores, the metric."""
