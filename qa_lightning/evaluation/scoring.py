@@ -1,0 +1,367 @@
+"""The official SQuAD 2.0 arithmetic: normalise, exact match, F1, threshold sweep, precision.
+
+The figures are those of the official evaluator (evaluate-v2.0.py; Rajpurkar, Jia and Liang 2018),
+under its names and in its order, its habits at the edges included. Everything here works on
+strings and arrays; only `main`, the command, reads files:
+
+    python -m qa_lightning.evaluation.scoring DATA.json PREDICTIONS.json --na-prob-file ODDS.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import string
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qa_lightning.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case, drop ASCII punctuation, drop the articles, and collapse white space.
+
+    The order matters: punctuation goes first and joins what it separated, so "a-b" is the word
+    "ab" and loses no article. Punctuation outside ASCII stays.
+    """
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def exact_match(gold: str, predicted: str) -> int:
+    """1 if the two texts are equal once normalised, else 0."""
+    return int(normalize_answer(gold) == normalize_answer(predicted))
+
+
+def f1(gold: str, predicted: str) -> float:
+    """Harmonic mean of precision and recall over the normalised words, 0 to 1.
+
+    A text without words matches only another without words.
+    """
+    return _word_f1(
+        Counter(normalize_answer(gold).split()), Counter(normalize_answer(predicted).split())
+    )
+
+
+def _word_f1(gold: Counter[str], predicted: Counter[str]) -> float:
+    if not gold or not predicted:
+        return float(gold == predicted)
+    shared = (gold & predicted).total()
+    if not shared:
+        return 0.0
+    precision, recall = shared / predicted.total(), shared / gold.total()
+    return 2 * precision * recall / (precision + recall)
+
+
+def score_answers(
+    golds: Sequence[Sequence[str]], predictions: Sequence[str]
+) -> tuple[Floats, Floats]:
+    """Exact match and F1 of each question, each the best over its gold answers.
+
+    Gold answers that normalise to nothing ("the", "?") do not count; a question with none left
+    has the one gold answer "".
+
+    Args:
+        golds: per question its gold answers, none if it is unanswerable.
+        predictions: per question the predicted text, "" for "no answer".
+
+    Returns:
+        Exact match and F1, float64 arrays of shape (questions,), 0 to 1.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    _same_length(len(golds), predictions=len(predictions))
+    # Gold answers of a question mostly agree, and answers recur between questions.
+    normal = cache(normalize_answer)
+    words = cache(lambda normalised: Counter(normalised.split()))
+    exact, overlap = np.zeros(len(golds)), np.zeros(len(golds))
+    for row, (texts, prediction) in enumerate(zip(golds, predictions, strict=True)):
+        wanted = {normal(text) for text in texts} - {""} or {""}
+        predicted = normal(prediction)
+        if predicted in wanted:
+            exact[row] = overlap[row] = 1.0
+        else:
+            overlap[row] = max(_word_f1(words(gold), words(predicted)) for gold in wanted)
+    return exact, overlap
+
+
+def sweep(
+    scores: npt.ArrayLike,
+    null_odds: npt.ArrayLike,
+    answerable: npt.ArrayLike,
+    predicted_empty: npt.ArrayLike,
+) -> tuple[Floats, Floats]:
+    """The total score at each null threshold, as the official evaluator sweeps it.
+
+    The first point answers no question, with a total of all unanswerable ones. Each further point
+    answers one more, in the order of null odds (equal odds in the order given): an answerable
+    question adds its score, an unanswerable one takes 1 away unless the prediction is empty.
+
+    Points with equal thresholds are steps that no threshold can stop between. The official
+    evaluator counts them all the same; to choose a threshold to use, keep those where
+    `last_of_ties(thresholds)`.
+
+    Args:
+        scores: score of each question when it is answered, shape (questions,).
+        null_odds: how likely "no answer" is, on any scale, shape (questions,), no NaN.
+        answerable: whether the question has a gold answer, shape (questions,).
+        predicted_empty: whether its prediction is "", shape (questions,).
+
+    Returns:
+        Thresholds, rising from -inf, and totals (sums, not means), both float64 arrays of shape
+        (questions + 1,). Questions with null odds above the threshold are not answered.
+    """
+    odds = np.asarray(null_odds, np.float64)
+    has_answer = np.asarray(answerable, np.bool_)
+    penalty = np.where(np.asarray(predicted_empty, np.bool_), 0.0, -1.0)
+    gains = np.where(has_answer, np.asarray(scores, np.float64), penalty)
+    order = np.argsort(odds, kind="stable")
+    thresholds = np.concatenate([[-np.inf], odds[order]])
+    # cumsum adds from left to right, so totals equal those of the official loop bit for bit.
+    totals = np.cumsum(np.concatenate([[np.count_nonzero(~has_answer)], gains[order]]))
+    return thresholds, totals
+
+
+def last_of_ties(ordered: Floats) -> Bools:
+    """Where a run of equal values ends in an ordered array: the places a threshold can cut."""
+    return np.concatenate([ordered[1:] != ordered[:-1], [True]])
+
+
+def average_precision(
+    scores: npt.ArrayLike, null_odds: npt.ArrayLike, answerable: npt.ArrayLike
+) -> float:
+    """Area under the precision-recall curve of answering questions in the order of null odds.
+
+    After each question, precision is the score won so far per question answered, and recall the
+    score won so far per answerable question. Only places where a threshold can cut count: ties
+    are taken together.
+
+    Args:
+        scores: score of each question when it is answered, shape (questions,).
+        null_odds: how likely "no answer" is, on any scale, shape (questions,), no NaN.
+        answerable: whether the question has a gold answer, shape (questions,), at least one True.
+
+    Returns:
+        Average precision in percent.
+    """
+    odds = np.asarray(null_odds, np.float64)
+    has_answer = np.asarray(answerable, np.bool_)
+    order = np.argsort(odds, kind="stable")
+    won = np.cumsum(np.where(has_answer, np.asarray(scores, np.float64), 0.0)[order])
+    cut = last_of_ties(odds[order])
+    precision = (won / np.arange(1, len(won) + 1))[cut]
+    recall = (won / np.count_nonzero(has_answer))[cut]
+    return float(100.0 * np.sum(precision * np.diff(recall, prepend=0.0)))
+
+
+def evaluate(
+    golds: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    *,
+    null_odds: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
+    threshold: float = 1.0,
+) -> dict[str, float]:
+    """Every figure of the official evaluator, under its names, in its order.
+
+    - `exact`, `f1`, `total`, then the same with `HasAns_` and `NoAns_`; a group without questions
+      is left out. A question counts as answerable when it has gold answers as given, even if
+      they normalise to nothing.
+    - With null odds: `best_exact`, `best_exact_thresh`, `best_f1`, `best_f1_thresh`, the best over
+      all thresholds. Chosen on the very questions they are reported on, they are an oracle. When
+      answering nothing is best, the threshold is 0.0 as in the official evaluator, whatever the
+      scale of the odds. For a real sweep the predictions are the best non-empty texts.
+    - With null odds and an answerable question: the average precisions `pr_exact_ap`, `pr_f1_ap`
+      and `pr_oracle_ap` (every answer right). Like `best_*`, they do not depend on `threshold`.
+
+    Args:
+        golds: per question its gold answers, none if it is unanswerable.
+        predictions: per question the predicted text, "" for "no answer".
+        null_odds: per question how likely "no answer" is: a probability, or null score minus best
+            span score. Equal odds are swept in the order given.
+        threshold: a question with null odds above it counts as predicted "no answer", on the
+            scale of the odds (the official default, 1.0, fits probabilities). Unused without
+            null odds.
+
+    Returns:
+        Figures in percent, counts, and thresholds on the scale of the odds.
+
+    Raises:
+        ValueError: no questions, arguments of different lengths, or NaN among the odds.
+    """
+    if not golds:
+        raise ValueError("no questions to score")
+    exact, overlap = score_answers(golds, predictions)
+    answerable = np.array([len(texts) > 0 for texts in golds])
+    if null_odds is None:
+        return _means(exact, overlap, answerable)
+
+    _same_length(len(golds), null_odds=len(null_odds))
+    odds = np.asarray(null_odds, np.float64)
+    if np.isnan(odds).any():
+        raise ValueError(f"null odds of question {np.isnan(odds).argmax()} (from 0) are NaN")
+    silent = odds > threshold
+    figures = _means(
+        np.where(silent, ~answerable, exact), np.where(silent, ~answerable, overlap), answerable
+    )
+    empty = np.array([not prediction for prediction in predictions])
+    for name, scores in (("best_exact", exact), ("best_f1", overlap)):
+        thresholds, totals = sweep(scores, odds, answerable, empty)
+        best = int(totals.argmax())
+        figures[name] = float(100.0 * totals[best] / len(golds))
+        figures[f"{name}_thresh"] = float(thresholds[best]) if best else 0.0
+    if answerable.any():
+        for name, scores in (("exact", exact), ("f1", overlap), ("oracle", answerable)):
+            figures[f"pr_{name}_ap"] = average_precision(scores, odds, answerable)
+    return figures
+
+
+def _means(exact: Floats, overlap: Floats, answerable: Bools) -> dict[str, float]:
+    groups = {"": np.ones_like(answerable), "HasAns_": answerable, "NoAns_": ~answerable}
+    figures: dict[str, float] = {}
+    for prefix, members in groups.items():
+        if members.any():
+            figures[f"{prefix}exact"] = float(100.0 * exact[members].mean())
+            figures[f"{prefix}f1"] = float(100.0 * overlap[members].mean())
+            figures[f"{prefix}total"] = int(members.sum())
+    return figures
+
+
+def _same_length(questions: int, **lengths: int) -> None:
+    for name, length in lengths.items():
+        if length != questions:
+            raise ValueError(f"{length} {name} for {questions} questions")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        content = path.read_bytes()
+        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_golds(path: Path) -> dict[str, list[str]]:
+    """Gold answers by question id, in the order of a SQuAD-format file."""
+    dataset = _read_json(path)
+    golds: dict[str, list[str]] = {}
+    try:
+        for article in dataset["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    if "answers" not in question:
+                        raise UserError(
+                            f"{path}: question {question['id']} has no 'answers'; only a labelled "
+                            "file can be scored"
+                        )
+                    texts = [answer["text"] for answer in question["answers"]]
+                    if not all(isinstance(text, str) for text in texts):
+                        raise UserError(
+                            f"{path}: question {question['id']} has an answer that is not a text"
+                        )
+                    golds[question["id"]] = texts
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not in SQuAD format (data > paragraphs > qas > id, answers > text): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not golds:
+        raise UserError(f"{path} holds no questions")
+    return golds
+
+
+def _read_by_id(path: Path, kind: type | tuple[type, ...], what: str) -> dict[str, Any]:
+    """A JSON object from question id to values of one kind; NaN is no value."""
+    values = _read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a JSON object from question id to {what}")
+    for key, value in values.items():
+        if not isinstance(value, kind) or isinstance(value, bool) or value != value:
+            raise UserError(f"{path}: question {key} must have {what}, not {value!r}")
+    return values
+
+
+def _score_files(
+    data: Path, predicted: Path, odds: Path | None, threshold: float
+) -> dict[str, float]:
+    golds = _read_golds(data)
+    predictions = _read_by_id(predicted, str, "a text")
+    scored = [key for key in golds if key in predictions]
+    if not scored:
+        raise UserError(f"{predicted} has no prediction for any question of {data}")
+    if len(scored) < len(golds):
+        missing = next(key for key in golds if key not in predictions)
+        print(
+            f"warning: {len(golds) - len(scored)} of {len(golds)} questions have no prediction "
+            f"and are left out of every figure (the first: {missing})",
+            file=sys.stderr,
+        )
+    null_odds = None
+    if odds is not None:
+        by_id = _read_by_id(odds, (int, float), "a number")
+        for key in scored:
+            if key not in by_id:
+                raise UserError(f"{odds} has no value for question {key}")
+        # The official evaluator sweeps equal odds in the order of this file, not of the data.
+        wanted = set(scored)
+        scored = [key for key in by_id if key in wanted]
+        null_odds = [by_id[key] for key in scored]
+    return evaluate(
+        [golds[key] for key in scored],
+        [predictions[key] for key in scored],
+        null_odds=null_odds,
+        threshold=threshold,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score a predictions file and print the figures as JSON; the exit status, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qa_lightning.evaluation.scoring",
+        description="The official SQuAD 2.0 figures of a predictions file. "
+        "Every file may be gzipped (.gz).",
+    )
+    parser.add_argument("data", type=Path, help="labelled questions in SQuAD format")
+    parser.add_argument("predictions", type=Path, help="JSON object: question id to text")
+    parser.add_argument(
+        "-n", "--na-prob-file", type=Path, help="JSON object: question id to null odds"
+    )
+    parser.add_argument(
+        "-t",
+        "--na-prob-thresh",
+        type=float,
+        default=1.0,
+        help='null odds above this mean "no answer"; used with --na-prob-file (default: 1.0)',
+    )
+    options = parser.parse_args(arguments)
+    try:
+        figures = _score_files(
+            options.data, options.predictions, options.na_prob_file, options.na_prob_thresh
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(figures, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
