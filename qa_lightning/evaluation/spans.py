@@ -1,0 +1,209 @@
+"""Logits -> best spans and null score of a window; windows -> answers of a question.
+
+The null score of a window is the score of the span that is [CLS] alone: its start logit plus its
+end logit there. A question's null score is the lowest over its windows, since one window without
+an answer says little; its answer is the best span of any window. The best non-null span is chosen
+first and compared with the null score afterwards: ``null - best > threshold`` means no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NO_SPAN = -1
+"""Character position of a span that does not exist: the window had fewer legal ones."""
+
+
+def best_spans(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    legal_start: Tensor,
+    legal_end: Tensor,
+    *,
+    max_tokens: int,
+    count: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the highest-scoring legal spans of every window, exactly, in one batched operation.
+
+    A span is legal when it begins at a legal start, ends at a legal end, does not end before it
+    begins and is at most `max_tokens` long. All such pairs are compared, not only those of the
+    best starts with the best ends.
+
+    Args:
+        start_logits: `[windows, tokens]`, float.
+        end_logits: `[windows, tokens]`, float.
+        legal_start: `[windows, tokens]`, bool.
+        legal_end: `[windows, tokens]`, bool.
+        max_tokens: Longest span.
+        count: How many spans to return for a window.
+
+    Returns:
+        First tokens and last tokens (inclusive), int64, and scores (sum of the two logits),
+        `[windows, count]` each, best first. The score is -inf where there were fewer spans.
+    """
+    windows, tokens = start_logits.shape
+    max_tokens = min(max_tokens, tokens)
+    nothing = float("-inf")
+    starts = start_logits.masked_fill(~legal_start, nothing)
+    ends = end_logits.masked_fill(~legal_end, nothing)
+    # For every start, the ends that are 0, 1, ... max_tokens - 1 tokens further on.
+    ends = torch.nn.functional.pad(ends, (0, max_tokens - 1), value=nothing)
+    scores = starts.unsqueeze(2) + ends.unfold(1, max_tokens, 1)
+    # The best `count` spans of all begin at one of the `count` starts with the best spans.
+    best_of_start = scores.amax(2)
+    kept = min(count, tokens)
+    start = best_of_start.topk(kept, dim=1).indices
+    candidates = scores.gather(1, start.unsqueeze(2).expand(-1, -1, max_tokens))
+    taken = min(count, kept * max_tokens)
+    score, at = candidates.reshape(windows, -1).topk(taken, dim=1)
+    first = start.gather(1, at // max_tokens)
+    last = first + at % max_tokens
+    if taken < count:
+        missing = (0, count - taken)
+        first = torch.nn.functional.pad(first, missing)
+        last = torch.nn.functional.pad(last, missing)
+        score = torch.nn.functional.pad(score, missing, value=nothing)
+    return first, last, score
+
+
+def characters_of(offsets: Tensor, first: Tensor, last: Tensor, score: Tensor) -> Tensor:
+    """Turn spans of tokens into spans of characters.
+
+    Args:
+        offsets: Characters of every token in its context, `[windows, tokens, 2]`.
+        first: First tokens, `[windows, spans]`.
+        last: Last tokens (inclusive), `[windows, spans]`.
+        score: Scores, `[windows, spans]`; -inf marks a span that does not exist.
+
+    Returns:
+        First character and one past the last, int32 `[windows, spans, 2]`; `NO_SPAN` twice for a
+        span that does not exist.
+    """
+    last = last.clamp(max=offsets.shape[1] - 1)
+    begin = offsets[..., 0].gather(1, first)
+    end = offsets[..., 1].gather(1, last)
+    spans = torch.stack([begin, end], dim=2)
+    return spans.masked_fill(score.isneginf().unsqueeze(2), NO_SPAN).to(torch.int32)
+
+
+def word_boundaries(offsets: Tensor, word_starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Where an answer may begin and end: at whole words of the context.
+
+    Args:
+        offsets: As in `Batch.offsets`.
+        word_starts: As in `Batch.word_starts`.
+
+    Returns:
+        Legal starts and legal ends, bool `[windows, tokens]` each. A window's piece of context may
+        begin inside a word; its first token is a legal start all the same.
+    """
+    context = offsets[..., 0] >= 0
+    before = torch.nn.functional.pad(context, (1, 0))[:, :-1]
+    after = torch.nn.functional.pad(context, (0, 1))[:, 1:]
+    next_starts = torch.nn.functional.pad(word_starts, (0, 1))[:, 1:]
+    return context & (word_starts | ~before), context & (next_starts | ~after)
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """What is kept of every window that was evaluated: arrays with one row a window.
+
+    Attributes:
+        key: Question row and window number, int64 `[windows, 2]`.
+        null: Null score, float32 `[windows]`.
+        spans: Characters of the best spans, int32 `[windows, n, 2]`; `NO_SPAN` where there is none.
+        scores: Their scores, float32 `[windows, n]`, best first; -inf where there is none.
+    """
+
+    key: np.ndarray
+    null: np.ndarray
+    spans: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Best spans and null scores of questions: arrays with one row a question, in data order.
+
+    Attributes:
+        question: Question row, int64 `[questions]`.
+        null: Lowest null score over the question's windows, float32 `[questions]`.
+        spans: Characters of its best different spans, int32 `[questions, n, 2]`.
+        scores: Their scores, float32 `[questions, n]`, best first; -inf where there is none.
+    """
+
+    question: np.ndarray
+    null: np.ndarray
+    spans: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def null_odds(self) -> np.ndarray:
+        """Null score less the best span's score, float64: above the threshold means no answer.
+
+        A question without any legal span has +inf.
+        """
+        return self.null.astype(np.float64) - self.scores[:, 0].astype(np.float64)
+
+
+def answers_of_questions(windows: WindowScores) -> Answers:
+    """Join the windows of every question, each window counted once.
+
+    Windows that appear twice (a sampler lent them to two processes) count once. The result does
+    not depend on the order of the rows.
+
+    Args:
+        windows: Scores of windows, in any order.
+
+    Returns:
+        Answers of every question that has at least one window, by rising question row.
+    """
+    key, kept = np.unique(windows.key, axis=0, return_index=True)
+    null, spans, scores = windows.null[kept], windows.spans[kept], windows.scores[kept]
+    count = scores.shape[1] if scores.ndim == 2 else 0
+    question, first = np.unique(key[:, 0], return_index=True)
+    if not len(question):
+        empty = np.zeros(0, np.int64)
+        return Answers(empty, null, spans, scores)
+    lowest = np.minimum.reduceat(null, first)
+
+    # All spans of all windows, by question and falling score; equal scores by place in the text,
+    # so that the outcome is the same whatever the order in which the windows were evaluated.
+    owner = np.repeat(key[:, 0], count)
+    flat, flat_scores = spans.reshape(-1, 2), scores.reshape(-1)
+    real = ~np.isneginf(flat_scores)
+    owner, flat, flat_scores = owner[real], flat[real], flat_scores[real]
+    order = np.lexsort((flat[:, 1], flat[:, 0], -flat_scores, owner))
+    owner, flat, flat_scores = owner[order], flat[order], flat_scores[order]
+    # Overlapping windows propose the same characters: the best score of each is kept.
+    named = np.column_stack([owner, flat])
+    _, once = np.unique(named, axis=0, return_index=True)
+    once.sort()
+    owner, flat, flat_scores = owner[once], flat[once], flat_scores[once]
+    row = np.searchsorted(question, owner)
+    place = np.arange(len(owner)) - np.searchsorted(owner, owner, side="left")
+    top = place < count
+    best = np.full((len(question), count, 2), NO_SPAN, np.int32)
+    best_scores = np.full((len(question), count), -np.inf, np.float32)
+    best[row[top], place[top]] = flat[top]
+    best_scores[row[top], place[top]] = flat_scores[top]
+    return Answers(question, lowest, best, best_scores)
+
+
+def best_texts(answers: Answers, contexts: Sequence[str]) -> list[str]:
+    """Text of every question's best span; "" where a question has none.
+
+    Args:
+        answers: Answers of questions.
+        contexts: Context of each of them, in the same order.
+    """
+    best = answers.spans[:, 0]
+    return [
+        text[begin:end] if begin != NO_SPAN else ""
+        for text, (begin, end) in zip(contexts, best.tolist(), strict=True)
+    ]
