@@ -122,7 +122,7 @@ def resolve(pretrained: str) -> Path:
         raise UserError(f"{pretrained} is a file: give the folder that holds config.json.")
 
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(pretrained)
@@ -209,21 +209,18 @@ def _is_complete(folder: Path) -> bool:
 def _ask_hub_for(name: str) -> None:
     """Raise UserError, within seconds, unless the hub answers that it has the model.
 
-    One question without retries, through the hub client's own session, so that proxies, HF_ENDPOINT
-    and tokens count. It is asked in a thread because no timeout of a request covers a name server
-    that does not answer.
+    One question, which the hub's client asks without retries, so that proxies, HF_ENDPOINT and
+    tokens count. It is asked in a thread because no timeout of a request covers a name server that
+    does not answer.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     failures: list[Exception | None] = []
 
     def ask() -> None:
         try:
-            url = f"{constants.ENDPOINT}/api/models/{name}"
-            answer = get_session().get(url, headers=build_hf_headers(), timeout=_PATIENCE)
-            hf_raise_for_status(answer)
+            HfApi().model_info(name, timeout=_PATIENCE)
             failures.append(None)
         except Exception as error:  # told to the user below
             failures.append(error)
@@ -594,6 +591,7 @@ def _open_tokenizer(folder: Path, where: str) -> FastTokenizer:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.name_or_path = ""
     # Saved with the tokenizer otherwise: the settings just cleared, and how it came here.
     for name in (
         "max_length",
@@ -605,6 +603,7 @@ def _open_tokenizer(folder: Path, where: str) -> FastTokenizer:
         "local_files_only",
     ):
         tokenizer.init_kwargs.pop(name, None)
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     if (folder / "config.json").is_file():
         positions = _read_config(folder).get("max_position_embeddings", 512)
         tokenizer.model_max_length = int(positions)
