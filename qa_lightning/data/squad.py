@@ -1,0 +1,663 @@
+"""Read SQuAD-format data into two Arrow tables, checked: contexts, and questions about them.
+
+Every answer in the tables stands in its context where the table says it does. What cannot be put
+right is refused with the file, the question id and the cause, or left out and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qa_lightning.data.download import OFFICIAL, download, reachable, sha256_of
+from qa_lightning.errors import UserError
+
+# One row a paragraph that has questions (in a hub dataset: a distinct context string).
+CONTEXTS = pa.schema(
+    [
+        ("article", pa.int32()),  # number of its article, counted from 0 in the order of the file
+        ("title", pa.string()),  # "" where the file gives none
+        ("text", pa.string()),
+    ]
+)
+ANSWERS = pa.list_(
+    pa.struct(
+        [
+            ("text", pa.string()),
+            ("start", pa.int32()),  # in characters (code points, as Python counts) of the context
+        ]
+    )
+)
+# One row a question, in the order of the file. It is answerable if it has answers, unanswerable if
+# it is labelled and has none; without a label it can only be predicted on.
+QUESTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("context", pa.int32()),  # row in CONTEXTS
+        ("text", pa.string()),
+        ("labelled", pa.bool_()),
+        ("answers", ANSWERS),
+        ("plausible_answers", ANSWERS),
+    ]
+)
+
+MAX_MISPLACED = 0.03  # share of the questions with answers; beyond it something else is wrong
+MAX_SHIFT = 2  # characters by which an answer_start may be late and is put right
+_SHOWN_IDS = 20
+_BATCH = 10_000  # rows
+
+Split = Literal["train", "dev"]
+Unanswerable = Literal["no_answer", "plausible", "drop"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What was read, and what was wrong with it.
+
+    The first six count what the tables hold; the others what reading the file put right or left
+    out. An answer is shifted if it stood one or two characters before its `answer_start`, and
+    misplaced if it stood nowhere near; a question is dropped if all its answers were misplaced.
+    """
+
+    articles: int
+    contexts: int
+    questions: int
+    unanswerable: int
+    unlabelled: int
+    answers: int
+    shifted_answers: int = 0
+    misplaced_answers: int = 0
+    misplaced_questions: int = 0
+    dropped_questions: int = 0
+    misplaced_plausible_answers: int = 0
+    misplaced_ids: tuple[str, ...] = ()  # the first 20 questions with misplaced answers
+
+
+@dataclass(frozen=True)
+class SquadTables:
+    """Contexts and questions with the schemas CONTEXTS and QUESTIONS, and the report on them."""
+
+    contexts: pa.Table
+    questions: pa.Table
+    report: ReadReport
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that is there to be read: a local file, or a split of a hub dataset."""
+
+    name: str  # for messages: the path, URL or dataset name
+    path: Path | None
+    digest: str  # SHA-256 of the content
+    hub: str | None = None
+    split: Split = "train"
+
+
+# --- where data comes from ---------------------------------------------------------------------
+
+
+def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
+    """Find what the user means by `source`, and download it if it is not there yet.
+
+    Args:
+        source: None for the official SQuAD 2.0 file; the path or http(s) URL of a SQuAD-format
+            `.json` or `.json.gz` file; or the name of a hub dataset with SQuAD's columns.
+        split: Which official file, or which split of a hub dataset ("dev" is its "validation").
+        folder: Where downloads go.
+
+    Raises:
+        UserError: No such file or dataset, or a download that failed.
+    """
+    if source is None:
+        official = OFFICIAL[split]
+        path = download(official.url, folder, sha256=official.sha256)
+        return Source(official.name, path, official.sha256)
+    if re.match(r"https?://", source, re.IGNORECASE):
+        path = download(source, folder)
+        return Source(source, path, sha256_of(path))
+    path = Path(source).expanduser()
+    try:
+        if path.is_file():
+            return Source(source, path, sha256_of(path))
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source!r} cannot be read: {error}") from error
+    if is_folder:
+        raise UserError(f"{source}: this is a folder; give a SQuAD-format .json or .json.gz file")
+    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith((".json", ".gz")):
+        return Source(source, None, _hub_split(source, split)[1], hub=source, split=split)
+    raise UserError(
+        f"{source}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, or the name "
+        "of a hub dataset."
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def read_squad(source: Source | Path) -> SquadTables:
+    """Read a SQuAD 1.1 or 2.0 file (`.json`, gzipped or not) or a hub dataset, and check it.
+
+    A file is read article by article, so that only the tables grow with its size. Every answer
+    must stand at its `answer_start`; one that stands one or two characters earlier is put right
+    (as the notebook this project started from does), any other is skipped and counted, and a
+    question that loses all its answers that way is dropped: it is not unanswerable.
+
+    As in the official evaluator, a question is answerable if it has answers. One with an empty
+    list is unanswerable unless `is_impossible` is false; that one, and a question without the key
+    `answers`, has no label.
+
+    Raises:
+        UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
+            duplicate question id; answers in a question marked impossible; an empty answer; a
+            question over an empty context; more than 3 % of the questions with answers having
+            misplaced ones; no questions at all.
+    """
+    if isinstance(source, Path):
+        source = Source(str(source), source, digest="")
+    tables = _Collector(source.name)
+    if source.path is not None:
+        _read_file(source.path, source.name, tables)
+    elif source.hub is not None:
+        _read_hub(source.hub, source.split, tables)
+    return tables.finish()
+
+
+def _read_file(path: Path, name: str, tables: _Collector) -> None:
+    with _reading(path, name) as stream:
+        for a, article in enumerate(_articles(_JsonText(stream, name))):
+            where = f"{name}: data[{a}]"
+            title = _optional(article, "title", str, where) or ""
+            for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
+                where = f"{name}: data[{a}].paragraphs[{p}]"
+                context = _field(paragraph, "context", str, where)
+                for q, question in enumerate(_field(paragraph, "qas", list, where)):
+                    tables.add((a, p), a, title, context, question, f"{where}.qas[{q}]")
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[TextIO]:
+    """The text of a file, gzipped or not; whatever is wrong with its bytes is the user's to mend.
+
+    UserErrors raised while reading pass through.
+    """
+    try:
+        with path.open("rb") as file:
+            gzipped = file.peek(2)[:2] == b"\x1f\x8b"
+            binary: BinaryIO = gzip.GzipFile(fileobj=file) if gzipped else file  # type: ignore[assignment]
+            yield io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{name}: a damaged or truncated gzip file ({error}). Fetch it again."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+class _JsonText:
+    """Walks through JSON text, with only the value at hand in memory.
+
+    The standard decoder does the work on a window of text that grows until the value fits. (ijson
+    was tried: it turns lone surrogates into "?" without a word, and 100 kB of nested brackets make
+    it use all memory.)
+    """
+
+    def __init__(self, stream: TextIO, name: str, chunk: int = 1 << 20) -> None:
+        self._stream = stream
+        self.name = name
+        self._chunk = chunk  # characters
+        self._text = ""
+        self._at = 0
+        self._before = 0  # characters before the window
+
+    def peek(self) -> str:
+        """The next character that is not blank, or "" at the end."""
+        while True:
+            self._at = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def take(self, character: str) -> None:
+        if (found := self.peek()) != character:
+            raise self.error(f"expected {character!r}, found {found!r}", cut_off=not found)
+        self._at += 1
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if not self._more():
+                    # Nothing comes after: what is wrong, if not the end, is at `error.pos`.
+                    cut_off = error.msg.startswith("Unterminated") or error.pos >= len(
+                        self._text.rstrip()
+                    )
+                    self._at = error.pos
+                    raise self.error(error.msg, cut_off) from None
+            except RecursionError:
+                raise self.error("nested too deeply") from None
+            except ValueError as error:  # a number of thousands of digits
+                raise self.error(str(error)) from None
+            else:
+                # A number at the end of the window may go on behind it.
+                if end < len(self._text) or not self._more():
+                    self._at = end
+                    return value
+
+    def error(self, message: str, cut_off: bool = False) -> UserError:
+        position = self._before + self._at
+        if cut_off:
+            return UserError(
+                f"{self.name}: the file is cut off: it ends in the middle of its JSON, near "
+                f"character {position}. Fetch it again."
+            )
+        return UserError(f"{self.name}: not valid JSON at character {position}: {message}")
+
+    def _more(self) -> bool:
+        rest = self._text[self._at :]
+        # At least as much again, so that a long value is not decoded too many times.
+        more = self._stream.read(max(self._chunk, len(rest)))
+        self._text = rest + more
+        self._before += self._at
+        self._at = 0
+        return bool(more)
+
+
+_BLANK = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def _articles(text: _JsonText) -> Iterator[Any]:
+    """The elements of the list "data" in the object that `text` holds."""
+    if not text.peek():
+        raise UserError(f"{text.name}: the file is empty")
+    no_data = f'{text.name}: not in SQuAD\'s format: there is no list "data" at the top level'
+    if text.peek() != "{":
+        text.value()  # not JSON at all is another mistake
+        raise UserError(no_data)
+    text.take("{")
+    seen = False
+    more = text.peek() != "}"
+    while more:
+        if text.peek() not in ('"', ""):
+            raise text.error("expected a key in double quotes")
+        key = text.value()
+        text.take(":")
+        if key != "data":
+            text.value()
+        elif seen:
+            raise UserError(f'{text.name}: "data" appears twice')
+        elif text.peek() not in ("[", ""):
+            raise UserError(no_data)
+        else:
+            seen = True
+            yield from _elements(text)
+        more = text.peek() != "}"
+        if more:
+            text.take(",")
+    text.take("}")
+    if text.peek():
+        raise text.error("more text after the end")
+    if not seen:
+        raise UserError(no_data)
+
+
+def _elements(text: _JsonText) -> Iterator[Any]:
+    text.take("[")
+    more = text.peek() != "]"
+    while more:
+        yield text.value()
+        more = text.peek() != "]"
+        if more:
+            text.take(",")
+    text.take("]")
+
+
+# --- hub datasets ------------------------------------------------------------------------------
+
+
+def _read_hub(name: str, split: Split, tables: _Collector) -> None:
+    table, _ = _hub_split(name, split)
+    articles: dict[str, int] = {}
+    row = 0
+    for batch in table.to_batches(max_chunksize=1000):
+        for record in batch.to_pylist():
+            where = f"{name}: row {row}"
+            record = {key: value for key, value in record.items() if value is not None}
+            for key in {"answers", "plausible_answers"} & record.keys():
+                record[key] = _answer_records(record[key], where)
+            context = _field(record, "context", str, where)
+            # No title says nothing about what belongs together: then each context is an article.
+            title = _optional(record, "title", str, where) or ""
+            article = articles.setdefault(title or context, len(articles))
+            tables.add(context, article, title, context, record, where)
+            row += 1
+
+
+def _answer_records(answers: Any, where: str) -> Any:
+    """SQuAD's flat form, lists of texts and of starts, as the list of records of the JSON form."""
+    if not isinstance(answers, dict):
+        return answers
+    texts = _field(answers, "text", list, where)
+    starts = _field(answers, "answer_start", list, where)
+    if len(texts) != len(starts):
+        raise UserError(f"{where}: {len(texts)} answer texts but {len(starts)} answer starts")
+    return [
+        {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+    ]
+
+
+@functools.cache
+def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
+    """The columns of a hub dataset that are SQuAD's, memory-mapped, and a SHA-256 of them."""
+    import datasets  # takes two seconds, and is needed here only
+
+    wanted = {"train": "train", "dev": "validation"}[split]
+    offline = datasets.config.HF_HUB_OFFLINE
+    # Without a network the hub's client tries for half a minute before it looks into its cache.
+    datasets.config.HF_HUB_OFFLINE = offline or not reachable(datasets.config.HF_ENDPOINT)
+    try:
+        data = datasets.load_dataset(name, split=wanted)
+    except Exception as error:  # a dozen kinds, of datasets, huggingface_hub and what they use
+        raise UserError(
+            f"{name}: no such file, and the hub dataset of that name (split {wanted!r}) could not "
+            f"be loaded: {error}"
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+    missing = {"id", "context", "question"} - set(data.column_names)
+    if missing:
+        raise UserError(
+            f"{name}: the hub dataset has no column {', '.join(sorted(missing))}; SQuAD's are id, "
+            f"title, context, question, answers"
+        )
+    used = ("id", "title", "context", "question", "answers", "plausible_answers", "is_impossible")
+    columns = [column for column in used if column in data.column_names]
+    table = data.select_columns(columns).with_format("arrow")[:]
+    digest = hashlib.sha256(table.schema.remove_metadata().serialize())
+    for batch in table.combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return table, digest.hexdigest()
+
+
+# --- checking ----------------------------------------------------------------------------------
+
+
+class _Collector:
+    """Checks questions one by one and collects them, with their contexts, into tables."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._contexts = _Rows(CONTEXTS)
+        self._questions = _Rows(QUESTIONS)
+        self._context_rows: dict[Hashable, int] = {}
+        self._ids: set[str] = set()
+        self._with_answers = 0
+        self._shifted = 0
+        self._misplaced = 0
+        self._misplaced_ids: list[str] = []
+        self._dropped = 0
+        self._misplaced_plausible = 0
+
+    def add(
+        self, key: Hashable, article: int, title: str, context: str, record: Any, where: str
+    ) -> None:
+        """Take in one question; questions with the same `key` share one row of contexts."""
+        identity = _field(record, "id", str, where)
+        where = f"{self._name}: question {_shown(identity)}"
+        if identity in self._ids:
+            raise UserError(f"{where}: this id appears more than once; ids must be unique")
+        self._ids.add(identity)
+        text = _field(record, "question", str, where)
+        if not context.strip():
+            raise UserError(f"{where}: its context is empty")
+
+        given = _answers(record, "answers", where)
+        impossible = _optional(record, "is_impossible", bool, where)
+        if given and impossible:
+            raise UserError(
+                f'{where}: "is_impossible" is true, and yet there are answers; make it false, '
+                'or move them to "plausible_answers"'
+            )
+        answers, shifted = _placed(context, given or [])
+        self._shifted += shifted
+        if given:
+            self._with_answers += 1
+            if len(answers) < len(given):
+                self._misplaced += len(given) - len(answers)
+                self._misplaced_ids.append(identity)
+            if not answers:
+                self._dropped += 1
+                return
+        labelled = given is not None and (bool(given) or impossible is not False)
+
+        given_plausible = _answers(record, "plausible_answers", where) or []
+        plausible, _ = _placed(context, given_plausible)
+        self._misplaced_plausible += len(given_plausible) - len(plausible)
+
+        row = self._context_rows.get(key)
+        if row is None:
+            row = self._context_rows[key] = self._contexts.count
+            self._contexts.add(article, title, context)
+        self._questions.add(identity, row, text, labelled, answers, plausible)
+
+    def finish(self) -> SquadTables:
+        misplaced = len(self._misplaced_ids)
+        shown = self._misplaced_ids[:_SHOWN_IDS]
+        if misplaced > MAX_MISPLACED * self._with_answers:
+            raise UserError(
+                f"{self._name}: {misplaced:,} of {self._with_answers:,} questions with answers "
+                f"have one that is not in its context at answer_start (at most "
+                f"{MAX_MISPLACED:.0%} are skipped), for instance "
+                f"{', '.join(_shown(identity) for identity in shown[:5])}. answer_start counts "
+                "characters (not bytes) from 0."
+            )
+        if not self._questions.count:
+            raise UserError(f"{self._name}: there are no questions in it")
+        contexts, questions = self._contexts.table(), self._questions.table()
+        report = ReadReport(
+            **_counts(contexts, questions),
+            shifted_answers=self._shifted,
+            misplaced_answers=self._misplaced,
+            misplaced_questions=misplaced,
+            dropped_questions=self._dropped,
+            misplaced_plausible_answers=self._misplaced_plausible,
+            misplaced_ids=tuple(shown),
+        )
+        return SquadTables(contexts, questions, report)
+
+
+class _Rows:
+    """Rows on their way into an Arrow table; a batch of them at most is held as Python objects."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._columns: list[list[Any]] = [[] for _ in schema]
+        self._batches: list[pa.RecordBatch] = []
+        self.count = 0
+
+    def add(self, *values: Any) -> None:
+        for column, value in zip(self._columns, values, strict=True):
+            column.append(value)
+        self.count += 1
+        if len(self._columns[0]) == _BATCH:
+            self._flush()
+
+    def table(self) -> pa.Table:
+        self._flush()
+        return pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+
+    def _flush(self) -> None:
+        arrays = [
+            pa.array(column, field.type)
+            for column, field in zip(self._columns, self._schema, strict=True)
+        ]
+        self._batches.append(pa.record_batch(arrays, schema=self._schema))
+        for column in self._columns:
+            column.clear()
+
+
+def _answers(record: dict[str, Any], key: str, where: str) -> list[tuple[str, int]] | None:
+    """The answers under `key` as (text, start), or None where the key is absent."""
+    given = _optional(record, key, list, where)
+    if given is None:
+        return None
+    answers = []
+    for n, answer in enumerate(given):
+        at = f"{where}, {key}[{n}]"
+        text = _field(answer, "text", str, at)
+        start = _field(answer, "answer_start", int, at)
+        if not text.strip():
+            raise UserError(f'{at}: an empty text; a question without an answer has "{key}": []')
+        if start < 0:
+            raise UserError(f'{at}: "answer_start" must not be negative, but is {start}')
+        answers.append((text, start))
+    return answers
+
+
+def _placed(context: str, given: list[tuple[str, int]]) -> tuple[list[dict[str, Any]], int]:
+    """The answers that stand in their context, put right, and how many had to be."""
+    placed = []
+    shifted = 0
+    for text, start in given:
+        for shift in range(min(MAX_SHIFT, start) + 1):
+            if context.startswith(text, start - shift):
+                placed.append({"text": text, "start": start - shift})
+                shifted += shift > 0
+                break
+    return placed, shifted
+
+
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list"}
+
+
+def _field(record: Any, key: str, kind: type[_T], where: str) -> _T:
+    """The value of `key`, which must be there and of exactly that type (a bool is not an int)."""
+    if type(record) is not dict:
+        raise UserError(f"{where}: expected an object, found {_shown(record)}")
+    if key not in record:
+        raise UserError(f'{where}: the key "{key}" is missing')
+    value = record[key]
+    if type(value) is not kind:
+        raise UserError(f'{where}: "{key}" must be {_KINDS[kind]}, but is {_shown(value)}')
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f'{where}: "{key}" holds half of a surrogate pair '
+                f"({value[error.start]!r} at character {error.start}), which is no character"
+            ) from None
+    return value  # type: ignore[no-any-return]
+
+
+def _optional(record: Any, key: str, kind: type[_T], where: str) -> _T | None:
+    """The value of `key`, which must be of exactly that type where it is given."""
+    if type(record) is dict and key not in record:
+        return None
+    return _field(record, key, kind, where)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, in JSON's words and kept short."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _counts(contexts: pa.Table, questions: pa.Table) -> dict[str, Any]:
+    answers = pc.list_value_length(questions["answers"])
+    labelled = questions["labelled"]
+    return {
+        "articles": pc.count_distinct(contexts["article"]).as_py(),
+        "contexts": contexts.num_rows,
+        "questions": questions.num_rows,
+        "unanswerable": pc.sum(pc.and_(labelled, pc.equal(answers, 0))).as_py() or 0,
+        "unlabelled": pc.sum(pc.invert(labelled)).as_py() or 0,
+        "answers": pc.sum(answers).as_py() or 0,
+    }
+
+
+# --- choosing ----------------------------------------------------------------------------------
+
+
+def select(
+    tables: SquadTables,
+    *,
+    unanswerable: Unanswerable = "no_answer",
+    max_questions: int | None = None,
+    seed: int = 42,
+) -> SquadTables:
+    """The questions to use, in the order of the file, with the contexts that they need.
+
+    Args:
+        tables: What `read_squad` gave.
+        unanswerable: How unanswerable questions count: "no_answer" keeps them as they are;
+            "plausible" takes plausible answers as if they were the answers, and drops unanswerable
+            questions without any (as the starting notebook does, where each answer is a row);
+            "drop" drops all of them. Questions without a label stay.
+        max_questions: At most so many questions: whole paragraphs, drawn at random, the last one
+            cut to fit. They are drawn after unanswerable ones were dropped.
+        seed: Fixes the draw.
+
+    Raises:
+        UserError: `max_questions` below 1, or no question left.
+    """
+    if max_questions is not None and max_questions < 1:
+        raise UserError(f"max_questions must be at least 1, but is {max_questions}")
+    questions = tables.questions
+    if unanswerable == "plausible":
+        plausible = pc.greater(pc.list_value_length(questions["plausible_answers"]), 0)
+        columns = {
+            "answers": pc.if_else(plausible, questions["plausible_answers"], questions["answers"]),
+            "labelled": pc.or_(plausible, questions["labelled"]),
+        }
+        for name, column in columns.items():
+            position = QUESTIONS.get_field_index(name)
+            questions = questions.set_column(position, QUESTIONS.field(name), column)
+    if unanswerable != "no_answer":
+        answerable = pc.greater(pc.list_value_length(questions["answers"]), 0)
+        questions = questions.filter(pc.or_(answerable, pc.invert(questions["labelled"])))
+        if not questions.num_rows:
+            raise UserError(
+                f"no question is left: all {tables.questions.num_rows:,} are unanswerable, and "
+                f"unanswerable is {unanswerable!r}; use 'no_answer' to keep them"
+            )
+    context = questions["context"].to_numpy()
+    if max_questions is not None:
+        random = np.random.Generator(np.random.PCG64(seed))
+        place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
+        drawn = np.argsort(place[context], kind="stable")[:max_questions]
+        kept = np.sort(drawn)
+        questions, context = questions.take(kept), context[kept]
+    used, rows = np.unique(context, return_inverse=True)
+    questions = questions.set_column(
+        QUESTIONS.get_field_index("context"),
+        QUESTIONS.field("context"),
+        pa.array(rows, pa.int32()),
+    ).combine_chunks()
+    contexts = tables.contexts.take(used)
+    report = dataclasses.replace(tables.report, **_counts(contexts, questions))
+    return SquadTables(contexts, questions, report)
