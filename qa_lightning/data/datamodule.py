@@ -1,0 +1,412 @@
+"""SquadDataModule: reads, windows, caches and batches SQuAD-format data for Lightning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.squad import ReadReport, Source, read_squad, resolve_source, select
+from qa_lightning.data.windows import Ragged, Special, Windows, WindowSettings, make_windows
+from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from qa_lightning.data.squad import SquadTables
+
+Split = Literal["train", "val", "test", "predict"]
+
+FORMAT = 1
+"""Version of what the cache holds: raise it whenever windows come out differently."""
+
+STAGES: Mapping[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+RAGGED = ("question_ids", "context_ids", "char_starts", "char_ends", "word_starts")
+FLAT = ("question", "context", "number", "first", "size", "label_start", "label_end")
+
+
+def default_cache_dir() -> Path:
+    """Where downloads and tokenised windows are kept, unless `--data.cache_dir` says otherwise."""
+    root = os.environ.get("QA_LIGHTNING_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qa_lightning"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which questions of a source are used, and how."""
+
+    unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
+    max_questions: int | None = None
+    seed: int = 42
+
+
+class SquadDataModule(LightningDataModule):
+    """SQuAD-format questions as batches of token windows."""
+
+    def __init__(
+        self,
+        tokenizer: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        window: int = 384,
+        overlap: int = 128,
+        max_question_tokens: int = 64,
+        context_first: bool = False,
+        first_window_only: bool = False,
+        every_answer: bool = False,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        batching: Literal["grouped", "random"] = "grouped",
+        padding: Literal["batch", "window"] = "batch",
+        num_workers: int | None = None,
+        train_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
+        val_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
+        max_train_questions: int | None = None,
+        max_val_questions: int | None = None,
+        max_test_questions: int | None = None,
+        max_predict_questions: int | None = None,
+        seed: int = 42,
+        cache_dir: str | None = None,
+    ) -> None:
+        """Keep the settings; nothing is read yet.
+
+        Args:
+            tokenizer: Where the tokenizer comes from: a hub name, a folder or `package:NAME/PATH`.
+                On the command line it defaults to the encoder's (`--model.pretrained`).
+            train: Training questions: nothing for the official SQuAD 2.0 file, which is downloaded;
+                or a path or URL of a SQuAD-format .json or .json.gz file; or the name of a hub
+                dataset with SQuAD's columns.
+            val: Validation questions, as for `train`; by default the official dev file.
+            test: Test questions, as for `val`.
+            predict: Questions to answer, as for `val`; answers are not needed.
+            window: Tokens of a window at most, special tokens included.
+            overlap: Context tokens that consecutive windows of a question share.
+            max_question_tokens: A longer question is cut to its first tokens.
+            context_first: Put the context before the question in a window.
+            first_window_only: Cut a long context to its first window, instead of using several.
+            every_answer: Make a training and validation window of every answer of a question, not
+                only of its first.
+            batch_size: Training windows in a batch, on each device.
+            eval_batch_size: The same for validation, test and prediction.
+            batching: "grouped" puts windows of like length together, in an order that is random
+                overall; "random" does not look at lengths.
+            padding: Pad to the longest window of the batch ("batch"), or always to the longest that
+                a window may be ("window").
+            num_workers: Processes that prepare batches. By default none on a CPU, 2 for a GPU.
+            train_unanswerable: What becomes of unanswerable questions in training: "no_answer"
+                learns that they have none; "plausible" takes their plausible answers as if they
+                were right, and drops those that have none; "drop" leaves them out.
+            val_unanswerable: The same in validation. Scores are official ones only for "no_answer".
+            max_train_questions: Use at most so many training questions: a random sample of
+                paragraphs, fixed by `seed`.
+            max_val_questions: The same for validation.
+            max_test_questions: The same for test.
+            max_predict_questions: The same for prediction.
+            seed: Fixes the samples and the order of training.
+            cache_dir: Where downloads and tokenised windows are kept. By default the folder named
+                by the environment variable QA_LIGHTNING_CACHE, else ~/.cache/qa_lightning.
+
+        Raises:
+            UserError: a size that is not possible.
+        """
+        super().__init__()
+        # The trainer's logger gets the data's settings with the model's; kept out of checkpoints'
+        # model hyperparameters, so that none of this is restored over a user's choice.
+        self.save_hyperparameters(logger=False)
+        for name in ("batch_size", "eval_batch_size"):
+            if self.hparams[name] < 1:
+                raise UserError(f"--data.{name} must be at least 1, not {self.hparams[name]}")
+        for split in ("train", "val", "test", "predict"):
+            most = self.hparams[f"max_{split}_questions"]
+            if most is not None and most < 1:
+                raise UserError(f"--data.max_{split}_questions must be at least 1, not {most}")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"--data.num_workers cannot be {num_workers}")
+        self.window_settings = WindowSettings(
+            window, overlap, max_question_tokens, context_first, first_window_only, every_answer
+        )
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self._tokenizer: PreTrainedTokenizerFast | None = None
+        self._sources: dict[Split, Source] = {}
+        self._windows: dict[Split, Windows] = {}
+
+    # ------------------------------------------------------------------ what Lightning calls
+
+    def prepare_data(self) -> None:
+        """Download, read, tokenise and cache, on one process of each machine."""
+        for split in self._splits():
+            folder = self._folder(split)
+            if _is_complete(folder):
+                rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
+            else:
+                self._prepare(split, folder)
+
+    def setup(self, stage: str) -> None:
+        """Open the cached windows, on every process."""
+        for split in STAGES[stage]:
+            if split not in self._windows:
+                self._windows[split] = open_windows(self._folder(split))
+                self._describe(split)
+        if stage == "fit" and not self.windows("train").questions.column("labelled").to_numpy(
+        ).all():
+            raise UserError(
+                f"{self._source('train').name} holds questions without answers: train on a file "
+                "in which every question has answers or is marked is_impossible"
+            )
+        for split in ("val", "test"):
+            if split in STAGES[stage]:
+                labelled = self.windows(split).questions.column("labelled").to_numpy()
+                if not labelled.all():
+                    raise UserError(
+                        f"{self._source(split).name} holds questions without answers, which cannot "
+                        "be scored; use the predict command for such a file"
+                    )
+
+    def train_dataloader(self) -> DataLoader:
+        """Training batches, in an order that the seed and the epoch fix."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Validation batches."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Test batches."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches to predict on."""
+        return self._loader("predict")
+
+    # ------------------------------------------------------------------ what others ask for
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer; loaded when it is first asked for."""
+        if self._tokenizer is None:
+            from qa_lightning.model.encoder import load_tokenizer
+
+            if self.hparams["tokenizer"] is None:
+                raise UserError("say which tokenizer to use: --data.tokenizer, or tokenizer=...")
+            self._tokenizer = load_tokenizer(self.hparams["tokenizer"])
+        return self._tokenizer
+
+    def windows(self, split: Split) -> Windows:
+        """Windows of a split that `setup` opened."""
+        return self._windows[split]
+
+    def source(self, split: Split) -> Source:
+        """The file or hub dataset that a split comes from."""
+        return self._source(split)
+
+    # ------------------------------------------------------------------ how
+
+    def _splits(self) -> tuple[Split, ...]:
+        if self.trainer is None or self.trainer.state.fn is None:
+            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        return STAGES[self.trainer.state.fn.value]
+
+    def _source(self, split: Split) -> Source:
+        if split not in self._sources:
+            official: Literal["train", "dev"] = "train" if split == "train" else "dev"
+            self._sources[split] = resolve_source(
+                self.hparams[split], official, self.cache_dir / "downloads"
+            )
+        return self._sources[split]
+
+    def _selection(self, split: Split) -> Selection:
+        return Selection(
+            self.hparams.get(f"{split}_unanswerable", "no_answer"),
+            self.hparams[f"max_{split}_questions"],
+            self.hparams["seed"],
+        )
+
+    def _settings(self, split: Split) -> WindowSettings:
+        settings = asdict(self.window_settings)
+        settings["every_answer"] &= split in ("train", "val")
+        return WindowSettings(**settings)
+
+    def _folder(self, split: Split) -> Path:
+        """Where the split's windows are cached: a name made of all that they depend on."""
+        backend = self.tokenizer.backend_tokenizer.to_str()
+        depends_on = {
+            "format": FORMAT,
+            "data": self._source(split).digest,
+            "selection": asdict(self._selection(split)),
+            "windows": asdict(self._settings(split)),
+            "tokenizer": hashlib.sha256(backend.encode()).hexdigest(),
+            "special": asdict(Special.of(self.tokenizer)),
+        }
+        name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
+        return self.cache_dir / "windows" / name
+
+    def _prepare(self, split: Split, folder: Path) -> None:
+        source = self._source(split)
+        rank_zero_info(f"{split}: reading {source.name}")
+        tables = read_squad(source)
+        _warn_about(source.name, tables.report)
+        tables = select(tables, **asdict(self._selection(split)))
+        if tables.questions.num_rows == 0:
+            raise UserError(
+                f"{source.name}: no question is left for {split} with these options "
+                f"(unanswerable: {self._selection(split).unanswerable})"
+            )
+        texts = tables.contexts.num_rows + tables.questions.num_rows
+        with tqdm(total=texts, desc=f"{split}: tokenising", unit=" texts", file=sys.stderr) as bar:
+            windows = make_windows(tables, self.tokenizer, self._settings(split), bar.update)
+        if windows.lost_answers:
+            rank_zero_warn(
+                f"{source.name}: {windows.lost_answers} answers hold no token at all (white space "
+                "or control characters); their windows are ignored in the loss"
+            )
+        save_windows(windows, tables, folder)
+
+    def _describe(self, split: Split) -> None:
+        windows = self._windows[split]
+        questions = windows.questions
+        unanswerable = int((pa.compute.list_value_length(questions.column("answers")).to_numpy(
+        ) == 0).sum())
+        rank_zero_info(
+            f"{split}: {questions.num_rows:,} questions ({unanswerable:,} without answer) on "
+            f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
+            f"{windows.lengths.mean():.0f} tokens on average"
+        )
+
+    def _loader(self, split: Split) -> DataLoader:
+        windows = self.windows(split)
+        training = split == "train"
+        on_gpu = torch.cuda.is_available()
+        workers = self.hparams["num_workers"]
+        if workers is None:
+            workers = 2 if on_gpu else 0
+        batching: Literal["grouped", "random"] = self.hparams["batching"]
+        return DataLoader(
+            WindowDataset(windows, with_offsets=not training, padding=self.hparams["padding"]),
+            sampler=WindowSampler(
+                windows.lengths,
+                self.hparams["batch_size" if training else "eval_batch_size"],
+                order=batching if training else "sorted",
+                seed=self.hparams["seed"],
+                rank=self.trainer.global_rank if self.trainer else 0,
+                world_size=self.trainer.world_size if self.trainer else 1,
+            ),
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+        )
+
+
+def _warn_about(name: str, report: ReadReport) -> None:
+    if report.shifted_answers:
+        rank_zero_info(
+            f"{name}: {report.shifted_answers} answers stood one or two characters before the "
+            "place that the file names; put right"
+        )
+    if report.misplaced_answers:
+        some = ", ".join(report.misplaced_ids[:5])
+        rank_zero_warn(
+            f"{name}: skipped {report.misplaced_answers} answers that do not stand where the file "
+            f"says (questions {some}{', ...' if len(report.misplaced_ids) > 5 else ''})"
+        )
+
+
+# ---------------------------------------------------------------------- the cache
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "windows.json").is_file()
+
+
+def save_windows(windows: Windows, tables: SquadTables, folder: Path) -> None:
+    """Write windows as Arrow files that can be mapped into memory; the folder appears at once.
+
+    Args:
+        windows: What to write.
+        tables: Where they come from; its report is kept with them.
+        folder: The folder to create. One that another process has completed meanwhile is left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        ragged = {name: getattr(windows, name).to_arrow() for name in RAGGED}
+        questions = windows.questions.append_column("token_ids", ragged.pop("question_ids"))
+        contexts = windows.contexts
+        for name, column in ragged.items():
+            contexts = contexts.append_column(name, column)
+        flat = pa.table({name: getattr(windows, name) for name in FLAT})
+        for name, table in (("questions", questions), ("contexts", contexts), ("windows", flat)):
+            with pa.OSFile(str(building / f"{name}.arrow"), "wb") as sink:
+                # One record batch, so that a column is one array in the mapped file.
+                table = table.combine_chunks()
+                with pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table)
+        about = {
+            "settings": asdict(windows.settings),
+            "special": asdict(windows.special),
+            "lost_answers": windows.lost_answers,
+            "report": asdict(tables.report),
+        }
+        (building / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        try:
+            building.rename(folder)
+        except OSError:
+            if not _is_complete(folder):
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def open_windows(folder: Path) -> Windows:
+    """Map cached windows into memory.
+
+    Args:
+        folder: A folder that `save_windows` wrote.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+        questions = pa.ipc.open_file(pa.memory_map(str(folder / "questions.arrow"))).read_all()
+        contexts = pa.ipc.open_file(pa.memory_map(str(folder / "contexts.arrow"))).read_all()
+        flat = pa.ipc.open_file(pa.memory_map(str(folder / "windows.arrow"))).read_all()
+        return Windows(
+            questions.drop_columns(["token_ids"]),
+            contexts.drop_columns([name for name in RAGGED if name != "question_ids"]),
+            Ragged.from_arrow(questions.column("token_ids")),
+            *(Ragged.from_arrow(contexts.column(name)) for name in RAGGED[1:]),
+            *(flat.column(name).to_numpy() for name in FLAT),
+            special=Special(**about["special"]),
+            settings=WindowSettings(**about["settings"]),
+            lost_answers=about["lost_answers"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise UserError(
+            f"the cached windows in {folder} cannot be read ({error}); remove that folder"
+        ) from error

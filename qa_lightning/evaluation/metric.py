@@ -1,0 +1,147 @@
+"""SquadMetric: the official figures, the same on one process and on many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from qa_lightning.evaluation.scoring import evaluate
+from qa_lightning.evaluation.spans import (
+    Answers,
+    WindowScores,
+    answers_of_questions,
+    best_texts,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class SquadMetric(Metric):
+    """Collects the best spans of windows and scores questions as the official evaluator does.
+
+    Every process adds its windows with `update`; `compute` gathers them from all processes, drops
+    windows that were evaluated twice and gives every process the same figures. Only questions of
+    which a window was seen are scored, so a partial run (sanity check, `limit_val_batches`) is
+    scored on what it saw.
+    """
+
+    full_state_update = False
+    key: list[Tensor]
+    null: list[Tensor]
+    spans: list[Tensor]
+    scores: list[Tensor]
+    loss: list[Tensor]
+    token_hits: list[Tensor]
+
+    def __init__(self, null_threshold: float = 0.0) -> None:
+        """Start with nothing seen.
+
+        Args:
+            null_threshold: A question counts as unanswered when its null score exceeds its best
+                span's score by more than this.
+        """
+        super().__init__()
+        self.null_threshold = null_threshold
+        for name in ("key", "null", "spans", "scores", "loss", "token_hits"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self._ids: list[str] = []
+        self._contexts: list[str] = []
+        self._context_of: np.ndarray = np.zeros(0, np.int64)
+        self._golds: list[list[str]] = []
+
+    def attach(self, questions: pa.Table, contexts: pa.Table) -> None:
+        """Say which questions the windows to come belong to.
+
+        Args:
+            questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
+            contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
+        """
+        self._ids = questions.column("id").to_pylist()
+        self._contexts = contexts.column("text").to_pylist()
+        self._context_of = questions.column("context").to_numpy()
+        answers = questions.column("answers").to_pylist()
+        self._golds = [[answer["text"] for answer in all_of_one] for all_of_one in answers]
+
+    def update(
+        self,
+        key: Tensor,
+        null: Tensor,
+        spans: Tensor,
+        scores: Tensor,
+        loss: Tensor,
+        token_hits: Tensor,
+    ) -> None:
+        """Add windows.
+
+        Args:
+            key: Question row and window number, int64 `[windows, 2]`.
+            null: Null scores, float32 `[windows]`.
+            spans: Characters of the best spans, int32 `[windows, n, 2]`.
+            scores: Their scores, float32 `[windows, n]`.
+            loss: Loss of each window, float32 `[windows]`; nan where the label is ignored.
+            token_hits: Whether the likeliest start and end token are the labelled ones, float32
+                `[windows, 2]`; nan where the label is ignored.
+        """
+        self.key.append(key)
+        self.null.append(null)
+        self.spans.append(spans)
+        self.scores.append(scores)
+        self.loss.append(loss)
+        self.token_hits.append(token_hits)
+
+    def answers(self) -> Answers:
+        """Answers of the questions seen by this process (by all, inside `compute`)."""
+        return answers_of_questions(
+            WindowScores(
+                *(
+                    dim_zero_cat(state).cpu().numpy()
+                    for state in (self.key, self.null, self.spans, self.scores)
+                )
+            )
+        )
+
+    def texts(self, answers: Answers) -> list[str]:
+        """Text of every question's best non-null span."""
+        contexts = [self._contexts[self._context_of[row]] for row in answers.question]
+        return best_texts(answers, contexts)
+
+    def ids(self, answers: Answers) -> Sequence[str]:
+        """Question ids in the order of the answers."""
+        return [self._ids[row] for row in answers.question]
+
+    def compute(self) -> dict[str, float]:
+        """Score what was seen.
+
+        Returns:
+            The official figures by their official names (percentages, `total` counts and
+            thresholds), and: `loss`, the mean over windows; `token_accuracy`, the mean over windows
+            of "start token right" and "end token right", 0 to 1, as the starting notebook reports
+            it; `null_share`, the percentage of questions answered with "".
+        """
+        if not len(self.key):
+            return {}
+        answers = self.answers()
+        odds = answers.null_odds
+        figures = evaluate(
+            [self._golds[row] for row in answers.question],
+            self.texts(answers),
+            null_odds=odds,
+            threshold=self.null_threshold,
+        )
+        figures["null_share"] = 100.0 * float(np.mean(odds > self.null_threshold))
+        # A window lent to two processes counts once, and sums run in one order: the same figure
+        # to the last digit on any number of processes.
+        _, kept = np.unique(dim_zero_cat(self.key).cpu().numpy(), axis=0, return_index=True)
+        loss = dim_zero_cat(self.loss).double().cpu().numpy()[kept]
+        hits = dim_zero_cat(self.token_hits).double().cpu().numpy()[kept]
+        known = ~np.isnan(loss)
+        if known.any():
+            figures["loss"] = float(loss[known].mean())
+            figures["token_accuracy"] = float(hits[known].mean())
+        return figures

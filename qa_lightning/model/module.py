@@ -1,0 +1,306 @@
+"""QuestionAnsweringModule: the steps, the optimizer, what is logged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from qa_lightning.errors import UserError
+from qa_lightning.evaluation.metric import SquadMetric
+from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
+from qa_lightning.model.encoder import (
+    build_encoder,
+    check_vocabulary,
+    load_encoder,
+    tokenizer_files,
+)
+from qa_lightning.model.encoder import encoder_config as describe_encoder
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+    from qa_lightning.data.batches import Batch
+    from qa_lightning.data.datamodule import SquadDataModule
+
+COLLAPSED = 99.0
+"""Percent of questions with the same verdict (answered or not) that is worth a warning."""
+
+NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens")
+"""What a user may change after training stays out of the checkpoint's hyperparameters, which would
+otherwise win over the command line."""
+
+
+def window_losses(logits: Tensor, label_start: Tensor, label_end: Tensor) -> Tensor:
+    """Loss of every window: the mean of the cross-entropies of its start and of its end.
+
+    The mean over windows is the loss of `DistilBertForQuestionAnswering`, when nothing is padded.
+    Its softmax runs over padding too; ours does not (give logits of -inf there), so that the loss
+    of a window does not depend on its neighbours in the batch.
+
+    Args:
+        logits: Start and end logits, float32 `[windows, tokens, 2]`.
+        label_start: int64 `[windows]`; -1 is ignored.
+        label_end: int64 `[windows]`; -1 is ignored.
+
+    Returns:
+        float32 `[windows]`; 0 where both labels are ignored.
+    """
+    start, end = logits.unbind(2)
+    start_loss = nn.functional.cross_entropy(start, label_start, ignore_index=-1, reduction="none")
+    end_loss = nn.functional.cross_entropy(end, label_end, ignore_index=-1, reduction="none")
+    return (start_loss + end_loss) / 2
+
+
+class QuestionAnsweringModule(LightningModule):
+    """DistilBertForQuestionAnswering with the steps and the optimizer to fine-tune it."""
+
+    def __init__(
+        self,
+        pretrained: str = "distilbert-base-uncased",
+        weights_sha256: str | None = None,
+        encoder_config: dict[str, Any] | None = None,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.01,
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup: float = 0.1,
+        null_threshold: float = 0.0,
+        n_best: int = 20,
+        max_answer_tokens: int = 30,
+    ) -> None:
+        """Load the encoder.
+
+        Args:
+            pretrained: Where the encoder comes from: a name on the Hugging Face hub, a local
+                folder, or `package:NAME/PATH`, a folder inside an installed Python package. A
+                DistilBERT or BERT-shaped checkpoint (BERT, MiniLM).
+            weights_sha256: SHA-256 that the encoder's weight file must have; not checked if null.
+            encoder_config: Build the encoder from these settings of DistilBertConfig with random
+                weights, instead of loading `pretrained`. Checkpoints carry it, so that restoring
+                one downloads nothing.
+            learning_rate: Peak learning rate of AdamW.
+            weight_decay: Weight decay of AdamW; biases and LayerNorms have none.
+            schedule: Course of the learning rate after the warm-up, step by step: down to zero in
+                a line or a half cosine, or constant.
+            warmup: Share of all steps in which the learning rate rises from zero, 0 to 1.
+            null_threshold: A question counts as unanswerable when its null score exceeds the score
+                of its best answer by more than this.
+            n_best: How many candidate answers are kept for a question.
+            max_answer_tokens: Longest answer, in tokens.
+        """
+        super().__init__()
+        for name, value, legal in (
+            ("learning_rate", learning_rate, learning_rate > 0),
+            ("weight_decay", weight_decay, weight_decay >= 0),
+            ("warmup", warmup, 0 <= warmup <= 1),
+            ("n_best", n_best, n_best >= 1),
+            ("max_answer_tokens", max_answer_tokens, max_answer_tokens >= 1),
+        ):
+            if not legal:
+                raise UserError(f"--model.{name} cannot be {value}")
+        self.save_hyperparameters(ignore=NOT_A_HYPERPARAMETER)
+        self.null_threshold = null_threshold
+        self.n_best = n_best
+        self.max_answer_tokens = max_answer_tokens
+        if encoder_config is not None:
+            self.encoder = build_encoder(encoder_config)
+        else:
+            self.encoder = load_encoder(pretrained, sha256=weights_sha256)
+        self.hparams["encoder_config"] = describe_encoder(self.encoder)
+        self.metric = SquadMetric(null_threshold)
+
+    @property
+    def datamodule(self) -> SquadDataModule:
+        """The datamodule that the trainer was given."""
+        data: SquadDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise UserError("give the Trainer a SquadDataModule: trainer.fit(model, datamodule)")
+        return data
+
+    def setup(self, stage: str) -> None:
+        """Check that the data fit the encoder."""
+        check_vocabulary(self.encoder, self.datamodule.tokenizer)
+        positions = self.encoder.config.max_position_embeddings
+        window = self.datamodule.window_settings.window
+        if window > positions:
+            raise UserError(
+                f"--data.window is {window}, but the encoder has {positions} positions; "
+                f"set --data.window {positions} or less"
+            )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Start and end logits.
+
+        Args:
+            input_ids: Token ids, int64 `[windows, tokens]`.
+            attention_mask: True where a token is real, bool `[windows, tokens]`; None for all.
+
+        Returns:
+            float32 `[windows, tokens, 2]`; -inf at padding.
+        """
+        # A mask of four dimensions is used as it is. One of two would be inspected, which waits
+        # for the device, and would be expanded in every forward pass.
+        mask = None if attention_mask is None else attention_mask[:, None, None, :]
+        hidden = self.encoder.distilbert(input_ids=input_ids, attention_mask=mask)[0]
+        hidden = self.encoder.dropout(hidden)
+        # In half precision two good spans would often tie: the head costs next to nothing in full.
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = self.encoder.qa_outputs
+            logits = nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch: the mean over its labelled windows."""
+        logits = self(batch.input_ids, batch.attention_mask)
+        losses = window_losses(logits, batch.label_start, batch.label_end)
+        labelled = (batch.label_start >= 0).sum().clamp(min=1)
+        loss = losses.sum() / labelled
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+        return loss
+
+    def _evaluation_step(self, batch: Batch) -> None:
+        if batch.offsets is None or batch.word_starts is None:
+            raise ValueError("evaluation needs batches with offsets")
+        logits = self(batch.input_ids, batch.attention_mask)
+        start, end = logits.unbind(2)
+        legal_start, legal_end = word_boundaries(batch.offsets, batch.word_starts)
+        first, last, scores = best_spans(
+            start,
+            end,
+            legal_start,
+            legal_end,
+            max_tokens=self.max_answer_tokens,
+            count=self.n_best,
+        )
+        unlabelled = batch.label_start < 0
+        loss = window_losses(logits, batch.label_start, batch.label_end)
+        hits = torch.stack(
+            [start.argmax(1) == batch.label_start, end.argmax(1) == batch.label_end], dim=1
+        )
+        self.metric.update(
+            key=batch.key,
+            null=start[:, 0] + end[:, 0],
+            spans=characters_of(batch.offsets, first, last, scores),
+            scores=scores,
+            loss=loss.masked_fill(unlabelled, float("nan")),
+            token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the best spans and the null score of every window of the batch."""
+        self._evaluation_step(batch)
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._begin("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._begin("predict")
+
+    def _begin(self, split: Literal["val", "test", "predict"]) -> None:
+        windows = self.datamodule.windows(split)
+        self.metric.reset()
+        self.metric.null_threshold = self.null_threshold
+        self.metric.attach(windows.questions, windows.contexts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all processes' windows as `val/...`."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of all processes' windows as `test/...`."""
+        self._log_figures("test")
+
+    def _log_figures(self, split: Literal["val", "test"]) -> None:
+        figures = self.metric.compute()
+        # Every process has the same figures, so nothing is left to reduce; a figure logged on one
+        # process alone would leave checkpointing waiting on the others.
+        shown = {"exact", "f1"}
+        for name, value in figures.items():
+            self.log(f"{split}/{name}", value, prog_bar=name in shown, rank_zero_only=False)
+        share = figures["null_share"]
+        both_kinds = "HasAns_total" in figures and "NoAns_total" in figures
+        if both_kinds and not self.trainer.sanity_checking:
+            if share >= COLLAPSED:
+                rank_zero_warn(
+                    f"{share:.1f} % of the questions were answered with 'no answer': the model has "
+                    "learned little beyond how common that is. Train longer, or change the "
+                    "learning rate (--model.learning_rate)."
+                )
+            elif share <= 100.0 - COLLAPSED:
+                rank_zero_warn(
+                    f"{share:.1f} % of the questions were answered with 'no answer', although the "
+                    "data hold unanswerable ones. Does the training data hold any?"
+                )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and a learning rate that changes with every optimizer step."""
+        from transformers import get_scheduler
+
+        decayed, plain = [], []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                # Biases and LayerNorm weights are the parameters with one dimension.
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        half_precision_scaler = self.trainer.precision == "16-mixed"
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=self.hparams["learning_rate"],
+            # The fused step would undo the loss scaling by itself, after clipping.
+            fused=not half_precision_scaler and self.device.type in ("cpu", "cuda"),
+        )
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError(
+                "the learning rate's course needs an end: set --trainer.max_epochs or "
+                "--trainer.max_steps"
+            )
+        names = {"constant": "constant_with_warmup"}
+        scheduler = get_scheduler(
+            names.get(self.hparams["schedule"], self.hparams["schedule"]),
+            optimizer,
+            num_warmup_steps=round(self.hparams["warmup"] * int(steps)),
+            num_training_steps=int(steps),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as `--trainer.gradient_clip_val` says.
+
+        Lightning refuses to clip for an optimizer that could undo loss scaling by itself, as every
+        fused one could; without a loss scaler (bfloat16, float32) there is nothing to undo.
+        """
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if not gradient_clip_val or not fused or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the tokenizer into the checkpoint, as text, so that it can be used on its own."""
+        checkpoint["tokenizer"] = tokenizer_files(self.datamodule.tokenizer)
+
