@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gzip
 import hashlib
-import io
 import json
 import re
-import zlib
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_lightning.data.download import OFFICIAL, download, reachable, sha256_of
+from qa_lightning.data.json_stream import elements
 from qa_lightning.errors import UserError
 
 # One row a paragraph that has questions (in a hub dataset: a distinct context string).
@@ -139,12 +136,12 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
     except (OSError, ValueError) as error:
         raise UserError(f"{source!r} cannot be read: {error}") from error
     if is_folder:
-        raise UserError(f"{source}: this is a folder; give a SQuAD-format .json or .json.gz file")
+        raise UserError(f"{source!r} is a folder; give a SQuAD-format .json or .json.gz file")
     if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith((".json", ".gz")):
         return Source(source, None, _hub_split(source, split)[1], hub=source, split=split)
     raise UserError(
-        f"{source}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, or the name "
-        "of a hub dataset."
+        f"{source!r}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, "
+        "or the name of a hub dataset."
     )
 
 
@@ -180,158 +177,14 @@ def read_squad(source: Source | Path) -> SquadTables:
 
 
 def _read_file(path: Path, name: str, tables: _Collector) -> None:
-    with _reading(path, name) as stream:
-        for a, article in enumerate(_articles(_JsonText(stream, name))):
-            where = f"{name}: data[{a}]"
-            title = _optional(article, "title", str, where) or ""
-            for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
-                where = f"{name}: data[{a}].paragraphs[{p}]"
-                context = _field(paragraph, "context", str, where)
-                for q, question in enumerate(_field(paragraph, "qas", list, where)):
-                    tables.add((a, p), a, title, context, question, f"{where}.qas[{q}]")
-
-
-@contextmanager
-def _reading(path: Path, name: str) -> Iterator[TextIO]:
-    """The text of a file, gzipped or not; whatever is wrong with its bytes is the user's to mend.
-
-    UserErrors raised while reading pass through.
-    """
-    try:
-        with path.open("rb") as file:
-            gzipped = file.peek(2)[:2] == b"\x1f\x8b"
-            binary: BinaryIO = gzip.GzipFile(fileobj=file) if gzipped else file  # type: ignore[assignment]
-            yield io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"{name}: a damaged or truncated gzip file ({error}). Fetch it again."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 text ({error.reason})") from error
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from error
-
-
-class _JsonText:
-    """Walks through JSON text, with only the value at hand in memory.
-
-    The standard decoder does the work on a window of text that grows until the value fits. (ijson
-    was tried: it turns lone surrogates into "?" without a word, and 100 kB of nested brackets make
-    it use all memory.)
-    """
-
-    def __init__(self, stream: TextIO, name: str, chunk: int = 1 << 20) -> None:
-        self._stream = stream
-        self.name = name
-        self._chunk = chunk  # characters
-        self._text = ""
-        self._at = 0
-        self._before = 0  # characters before the window
-
-    def peek(self) -> str:
-        """The next character that is not blank, or "" at the end."""
-        while True:
-            self._at = _BLANK.match(self._text, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
-
-    def take(self, character: str) -> None:
-        if (found := self.peek()) != character:
-            raise self.error(f"expected {character!r}, found {found!r}", cut_off=not found)
-        self._at += 1
-
-    def value(self) -> Any:
-        self.peek()
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                if not self._more():
-                    # Nothing comes after: what is wrong, if not the end, is at `error.pos`.
-                    cut_off = error.msg.startswith("Unterminated") or error.pos >= len(
-                        self._text.rstrip()
-                    )
-                    self._at = error.pos
-                    raise self.error(error.msg, cut_off) from None
-            except RecursionError:
-                raise self.error("nested too deeply") from None
-            except ValueError as error:  # a number of thousands of digits
-                raise self.error(str(error)) from None
-            else:
-                # A number at the end of the window may go on behind it.
-                if end < len(self._text) or not self._more():
-                    self._at = end
-                    return value
-
-    def error(self, message: str, cut_off: bool = False) -> UserError:
-        position = self._before + self._at
-        if cut_off:
-            return UserError(
-                f"{self.name}: the file is cut off: it ends in the middle of its JSON, near "
-                f"character {position}. Fetch it again."
-            )
-        return UserError(f"{self.name}: not valid JSON at character {position}: {message}")
-
-    def _more(self) -> bool:
-        rest = self._text[self._at :]
-        # At least as much again, so that a long value is not decoded too many times.
-        more = self._stream.read(max(self._chunk, len(rest)))
-        self._text = rest + more
-        self._before += self._at
-        self._at = 0
-        return bool(more)
-
-
-_BLANK = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
-
-
-def _articles(text: _JsonText) -> Iterator[Any]:
-    """The elements of the list "data" in the object that `text` holds."""
-    if not text.peek():
-        raise UserError(f"{text.name}: the file is empty")
-    no_data = f'{text.name}: not in SQuAD\'s format: there is no list "data" at the top level'
-    if text.peek() != "{":
-        text.value()  # not JSON at all is another mistake
-        raise UserError(no_data)
-    text.take("{")
-    seen = False
-    more = text.peek() != "}"
-    while more:
-        if text.peek() not in ('"', ""):
-            raise text.error("expected a key in double quotes")
-        key = text.value()
-        text.take(":")
-        if key != "data":
-            text.value()
-        elif seen:
-            raise UserError(f'{text.name}: "data" appears twice')
-        elif text.peek() not in ("[", ""):
-            raise UserError(no_data)
-        else:
-            seen = True
-            yield from _elements(text)
-        more = text.peek() != "}"
-        if more:
-            text.take(",")
-    text.take("}")
-    if text.peek():
-        raise text.error("more text after the end")
-    if not seen:
-        raise UserError(no_data)
-
-
-def _elements(text: _JsonText) -> Iterator[Any]:
-    text.take("[")
-    more = text.peek() != "]"
-    while more:
-        yield text.value()
-        more = text.peek() != "]"
-        if more:
-            text.take(",")
-    text.take("]")
+    for a, article in enumerate(elements(path, "data", name)):
+        where = f"{name}: data[{a}]"
+        title = _optional(article, "title", str, where) or ""
+        for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
+            where = f"{name}: data[{a}].paragraphs[{p}]"
+            context = _field(paragraph, "context", str, where)
+            for q, question in enumerate(_field(paragraph, "qas", list, where)):
+                tables.add((a, p), a, title, context, question, f"{where}.qas[{q}]")
 
 
 # --- hub datasets ------------------------------------------------------------------------------
