@@ -120,7 +120,11 @@ def reachable(url: str) -> bool:
 def _client() -> httpx2.Client:
     try:
         return httpx2.Client(timeout=httpx2.Timeout(STALLED_AFTER, connect=ANSWER_WITHIN))
-    except (ImportError, ValueError) as error:  # a proxy variable that cannot be used
+    except (
+        httpx2.InvalidURL,
+        ImportError,
+        ValueError,
+    ) as error:  # a proxy variable that cannot be used
         raise UserError(f"the proxy settings in the environment are unusable: {error}") from error
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_lightning.data.download import OFFICIAL, download, reachable, sha256_of
+from qa_lightning.data.download import OFFICIAL, WITHOUT_NETWORK, download, reachable, sha256_of
 from qa_lightning.data.json_stream import elements
 from qa_lightning.errors import UserError
 
@@ -235,7 +235,7 @@ def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
     except Exception as error:  # a dozen kinds, of datasets, huggingface_hub and what they use
         raise UserError(
             f"{name}: no such file, and the hub dataset of that name (split {wanted!r}) could not "
-            f"be loaded: {error}"
+            f"be loaded: {error}. {WITHOUT_NETWORK}"
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline

@@ -1,0 +1,296 @@
+"""Downloads against a server in this process: whole, checked files or a clear refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from qa_lightning.data import download as module
+from qa_lightning.data.download import OFFICIAL, OfficialFile, download, reachable, sha256_of
+from qa_lightning.errors import UserError
+
+CONTENT = bytes(range(256)) * 400
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; the first part of the path says how."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Range")))
+        kind = self.path.split("/")[1]
+        if kind == "to":
+            self.send_response(302)
+            self.send_header("Location", self.server.target)
+            self.end_headers()
+        elif kind == "absent":
+            self.send_error(404)
+        elif kind == "slow":
+            time.sleep(0.6)
+            self.send_error(500)
+        else:
+            self.serve(kind)
+
+    def serve(self, kind: str) -> None:
+        start = 0
+        if kind != "plain" and (wanted := self.headers.get("Range")):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+            if kind == "other-range":
+                start += 1
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        # "breaks" hangs up half way the first time
+        end = 50_000 if kind == "breaks" and len(self.server.asked) == 1 else None
+        self.wfile.write(CONTENT[start:end])
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """The server, what was asked of it, and where it redirects to."""
+
+    asked: list[tuple[str, str | None]]
+    target: str
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.asked, server.target = [], ""
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URL at a port where nobody listens."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/f.json"
+
+
+def left(folder: Path) -> list[str]:
+    """What is in a folder, but for the empty files that locks leave."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_a_verified_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    url = server.url("range/train.json.gz")
+    path = download(url, tmp_path / "new" / "folder", sha256=DIGEST.upper())
+    assert path.read_bytes() == CONTENT
+    assert path.parent == tmp_path / "new" / "folder"
+    assert path.name.endswith("-train.json.gz")
+    assert left(path.parent) == [path.name]
+    server.shutdown()
+    assert download(url, path.parent, sha256=DIGEST) == path
+    assert len(server.asked) == 1
+
+
+def test_a_file_without_a_digest_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    url = server.url("range/a.json")
+    assert download(url, tmp_path).read_bytes() == CONTENT
+    assert download(url, tmp_path).read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    url = server.url("range/a.json")
+    path = download(url, tmp_path, sha256=DIGEST)
+    path.write_bytes(b"damaged")
+    assert download(url, tmp_path, sha256=DIGEST).read_bytes() == CONTENT
+
+
+def test_a_broken_download_is_continued(server: Server, tmp_path: Path) -> None:
+    url = server.url("breaks/a.json")
+    with pytest.raises(UserError, match=r"broke off after 50,000 bytes .* same command again"):
+        download(url, tmp_path, sha256=DIGEST)
+    (name,) = left(tmp_path)
+    assert name.endswith(".part")
+    path = download(url, tmp_path, sha256=DIGEST)
+    assert path.read_bytes() == CONTENT and left(tmp_path) == [path.name]
+    assert [asked for _, asked in server.asked] == [None, "bytes=50000-"]
+
+
+def test_without_a_digest_nothing_is_continued(server: Server, tmp_path: Path) -> None:
+    url = server.url("breaks/a.json")
+    with pytest.raises(UserError, match="broke off"):
+        download(url, tmp_path)
+    assert download(url, tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in server.asked] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("plain", CONTENT[:1000]),  # a server without ranges sends all
+        ("other-range", CONTENT[:1000]),  # or not the range that was asked for
+        ("range", CONTENT),  # the part was whole already: 416
+        ("range", b"x" * 1000),  # the part was of another file
+    ],
+)
+def test_a_part_that_cannot_be_continued_is_given_up(
+    server: Server, tmp_path: Path, kind: str, part: bytes
+) -> None:
+    url = server.url(f"{kind}/a.json")
+    name = download(url, tmp_path).name
+    (tmp_path / name).unlink()
+    (tmp_path / f"{name}.part").write_bytes(part)
+    assert download(url, tmp_path, sha256=DIGEST).read_bytes() == CONTENT
+    assert left(tmp_path) == [name]
+
+
+def test_a_wrong_digest_is_refused_and_the_file_removed(server: Server, tmp_path: Path) -> None:
+    wrong = "0" * 64
+    with pytest.raises(UserError, match=f"expected {wrong}, got {DIGEST}"):
+        download(server.url("range/a.json"), tmp_path, sha256=wrong)
+    assert left(tmp_path) == []
+
+
+def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
+    server.target = server.url("range/elsewhere.json")
+    path = download(server.url("to/a.json"), tmp_path, sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert path.name.endswith("-a.json")
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/a", "gopher://x/"])
+def test_redirects_out_of_http_are_refused(server: Server, tmp_path: Path, target: str) -> None:
+    server.target = target
+    with pytest.raises(UserError, match="only http and https"):
+        download(server.url("to/a.json"), tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_redirects_in_a_circle_are_given_up(server: Server, tmp_path: Path) -> None:
+    server.target = server.url("to/a.json")
+    with pytest.raises(UserError, match="more than 5 redirects"):
+        download(server.target, tmp_path)
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.scheme == "https"
+        return httpx2.Response(302, headers={"Location": "http://example.com/a.json"})
+
+    transport = httpx2.MockTransport(answer)
+    monkeypatch.setattr(module, "_client", lambda: httpx2.Client(transport=transport))
+    with pytest.raises(UserError, match="refused a redirect from https to http"):
+        download("https://example.com/a.json", tmp_path)
+
+
+def test_an_error_of_the_server_is_passed_on(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="answered 404 Not Found"):
+        download(server.url("absent/a.json"), tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_no_network(nowhere: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--data\.train and --data\.val, or run the quickstart"):
+        download(nowhere, tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_silence_is_not_waited_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module.ANSWER_WITHIN < 10
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.2)
+    with pytest.raises(UserError, match=r"no answer within 0\.2 seconds.*quickstart"):
+        download(server.url("slow/a.json"), tmp_path)
+
+
+def test_what_can_be_reached(server: Server, nowhere: str) -> None:
+    assert reachable(server.url("absent/"))
+    assert not reachable(nowhere)
+
+
+def test_two_at_once_fetch_one_file(server: Server, tmp_path: Path) -> None:
+    url = server.url("range/a.json")
+    paths: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: paths.append(download(url, tmp_path, sha256=DIGEST)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 4 and len(set(paths)) == 1
+    assert paths[0].read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../evil.json", "%2e%2e%2f%2e%2e%2fevil", "..", "", "a%00b", "C:%5Cevil", "x" * 999, "é/"],
+)
+def test_files_stay_in_the_folder(server: Server, tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "folder"
+    found = download(server.url(f"range/{path}"), folder)
+    assert found.parent == folder and found.read_bytes() == CONTENT
+    assert left(folder) == [found.name] and left(tmp_path) == ["folder"]
+
+
+def test_files_of_one_name_do_not_meet(server: Server, tmp_path: Path) -> None:
+    urls = [server.url(f"range/{path}") for path in ("a/f.json", "b/f.json", "b/f.json?v=2")]
+    assert len({download(url, tmp_path) for url in urls}) == 3
+
+
+def test_an_official_file_keeps_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = OfficialFile("train-v2.0.json", server.url("range/train-v2.0.json"), DIGEST, 102_400)
+    monkeypatch.setitem(OFFICIAL, "train", file)
+    assert download(file.url, tmp_path, sha256=file.sha256) == tmp_path / "train-v2.0.json"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/a", "http://[::1", "x"])
+def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError):
+        download(url, tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made(nowhere: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        download(nowhere, tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize("variable", ["socks9://x", "http://[::1"])
+def test_unusable_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("ALL_PROXY", variable)
+    with pytest.raises(UserError, match="proxy settings"):
+        download("http://example.com/a", tmp_path)
+
+
+def test_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(CONTENT)
+    assert sha256_of(tmp_path / "f") == DIGEST
