@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qa_lightning.errors import UserError
 
@@ -187,13 +188,16 @@ def make_windows(
 
     Args:
         tables: Contexts and questions.
-        tokenizer: A fast tokenizer without truncation or padding of its own.
+        tokenizer: A fast tokenizer; it is left without truncation and padding.
         settings: Sizes and ways.
         progress: Told how many texts were tokenised.
 
     Returns:
         The windows, ordered by question, then by window number.
     """
+    # A fast tokenizer goes on cutting and padding as in its last call, or as its file says.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     context_ids, char_starts, char_ends, word_starts = _tokenise_contexts(
         tokenizer, tables.contexts.column("text").to_pylist(), progress
     )
@@ -341,7 +345,7 @@ def _labelled_rows(
     count = np.diff(answers.offsets.to_numpy())
     flat = answers.values
     starts = flat.field("start").to_numpy(zero_copy_only=False).astype(np.int64)
-    ends = starts + pa.compute.utf8_length(flat.field("text")).to_numpy(zero_copy_only=False)
+    ends = starts + pc.utf8_length(flat.field("text")).to_numpy(zero_copy_only=False)
     taken = np.maximum(count, 1) if every_answer else np.ones_like(count)
     rows = np.repeat(np.arange(len(count)), taken)
     nth = np.arange(len(rows)) - np.repeat(np.cumsum(taken) - taken, taken)

@@ -138,8 +138,8 @@ class SquadMetric(Metric):
         # A window lent to two processes counts once, and sums run in one order: the same figure
         # to the last digit on any number of processes.
         _, kept = np.unique(dim_zero_cat(self.key).cpu().numpy(), axis=0, return_index=True)
-        loss = dim_zero_cat(self.loss).double().cpu().numpy()[kept]
-        hits = dim_zero_cat(self.token_hits).double().cpu().numpy()[kept]
+        loss = dim_zero_cat(self.loss).cpu().double().numpy()[kept]
+        hits = dim_zero_cat(self.token_hits).cpu().double().numpy()[kept]
         known = ~np.isnan(loss)
         if known.any():
             figures["loss"] = float(loss[known].mean())

@@ -1,0 +1,321 @@
+"""Batches equal windows put together one by one; samplers give every window exactly once."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
+
+from qa_lightning.data.batches import (
+    GROUPED_AT_ONCE,
+    PAD_TO_MULTIPLE,
+    Batch,
+    WindowDataset,
+    WindowSampler,
+)
+from qa_lightning.data.squad import read_squad
+from qa_lightning.data.windows import Ragged, Windows, WindowSettings, make_windows
+
+Order = Literal["grouped", "random", "sorted"]
+ORDERS: tuple[Order, ...] = ("grouped", "random", "sorted")
+
+
+def windows_of(path: Path, encoder: Path, *, context_first: bool = False) -> Windows:
+    """Windows of a small file: several of most questions, some with an answer, some without."""
+    # 45 is not a multiple of 8: the longest windows stop short of a padded length.
+    sizes = WindowSettings(45, 8, max_question_tokens=12, context_first=context_first)
+    return make_windows(read_squad(path), AutoTokenizer.from_pretrained(encoder), sizes)
+
+
+@pytest.fixture
+def windows(squad_files: dict[str, Path], tiny_encoder: Path) -> Windows:
+    return windows_of(squad_files["train"], tiny_encoder)
+
+
+# ---- batches
+
+
+def row_of(ragged: Ragged, row: int) -> list[int]:
+    return ragged.values[ragged.bounds[row] : ragged.bounds[row + 1]].tolist()
+
+
+def assert_built_from(batch: Batch, windows: Windows, rows: list[int]) -> None:
+    """The batch against its windows, put together one by one from lists."""
+    width = batch.input_ids.shape[1]
+    special = windows.special
+    for at, row in enumerate(rows):
+        question = row_of(windows.question_ids, windows.question[row])
+        piece = slice(windows.first[row], windows.first[row] + windows.size[row])
+        context, starts, ends, words = (
+            row_of(ragged, windows.context[row])[piece]
+            for ragged in (
+                windows.context_ids,
+                windows.char_starts,
+                windows.char_ends,
+                windows.word_starts,
+            )
+        )
+        first, second = (
+            (context, question)
+            if windows.settings.context_first
+            else (
+                question,
+                context,
+            )
+        )
+        ids = [special.cls, *first, special.sep, *second, special.sep]
+        lead = 1 if windows.settings.context_first else 2 + len(question)
+        rest = width - len(ids)
+        behind = width - lead - len(context)
+        assert batch.input_ids[at].tolist() == ids + [special.pad] * rest
+        mask = [True] * width if batch.attention_mask is None else batch.attention_mask[at].tolist()
+        assert mask == [True] * len(ids) + [False] * rest
+        assert batch.offsets is not None and batch.word_starts is not None
+        nowhere = [[-1, -1]]
+        characters = [list(pair) for pair in zip(starts, ends, strict=True)]
+        assert batch.offsets[at].tolist() == nowhere * lead + characters + nowhere * behind
+        word_starts = [False] * lead + [bool(word) for word in words] + [False] * behind
+        assert batch.word_starts[at].tolist() == word_starts
+        assert batch.label_start[at] == windows.label_start[row]
+        assert batch.label_end[at] == windows.label_end[row]
+        assert batch.key[at].tolist() == [windows.question[row], windows.number[row]]
+
+
+@pytest.mark.parametrize("padding", ["batch", "window"])
+@pytest.mark.parametrize("context_first", [False, True])
+def test_a_batch_is_its_windows_built_one_by_one(
+    squad_files: dict[str, Path],
+    tiny_encoder: Path,
+    context_first: bool,
+    padding: Literal["batch", "window"],
+) -> None:
+    windows = windows_of(squad_files["train"], tiny_encoder, context_first=context_first)
+    dataset = WindowDataset(windows, with_offsets=True, padding=padding)
+    assert len(dataset) == len(windows) > windows.questions.num_rows
+    rows = np.random.default_rng(0).permutation(len(windows)).tolist()
+    shortest = int(windows.lengths.argmin())
+    for chosen in (rows, rows[:7], rows[7:8], [shortest], [3, 3, 2]):
+        batch = dataset[chosen]
+        longest = int(windows.lengths[chosen].max())
+        width = batch.input_ids.shape[1]
+        if padding == "window":
+            assert width == windows.settings.window
+        else:
+            assert width in {longest + n for n in range(PAD_TO_MULTIPLE)}
+            assert width % PAD_TO_MULTIPLE == 0 or width == windows.settings.window
+        assert (batch.attention_mask is None) == bool((windows.lengths[chosen] == width).all())
+        assert_built_from(batch, windows, chosen)
+
+
+def test_nothing_padded_means_no_mask(windows: Windows) -> None:
+    full = np.flatnonzero(windows.lengths == windows.settings.window)
+    assert len(full) > 3
+    batch = WindowDataset(windows, with_offsets=True)[full]
+    assert batch.attention_mask is None
+    assert_built_from(batch, windows, full.tolist())
+
+
+def test_training_batches_leave_out_what_only_decoding_needs(windows: Windows) -> None:
+    batch = WindowDataset(windows, with_offsets=False)[[0, 1]]
+    assert batch.offsets is None and batch.word_starts is None
+    decoding = WindowDataset(windows, with_offsets=True)[[0, 1]]
+    assert torch.equal(batch.input_ids, decoding.input_ids)
+
+
+def test_kinds_of_numbers(windows: Windows) -> None:
+    batch = WindowDataset(windows, with_offsets=True)[[0, int(windows.lengths.argmin())]]
+    kinds = [None if tensor is None else tensor.dtype for tensor in batch]
+    whole = torch.int64
+    assert kinds == [whole, torch.bool, whole, whole, whole, torch.int32, torch.bool]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_workers_give_the_same_batches(windows: Windows, order: Order) -> None:
+    def load(workers: int) -> list[Batch]:
+        sampler = WindowSampler(windows.lengths, 16, order=order, seed=3)
+        sampler.set_epoch(1)
+        dataset = WindowDataset(windows, with_offsets=True)
+        return list(DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers))
+
+    alone, shared = load(0), load(2)
+    assert len(alone) == len(shared) == -(-len(windows) // 16)
+    for one, other in zip(alone, shared, strict=True):
+        assert isinstance(one, Batch) and isinstance(other, Batch)
+        for name, left, right in zip(Batch._fields, one, other, strict=True):
+            both = left is None and right is None
+            assert both or (left.dtype == right.dtype and torch.equal(left, right)), name
+    names = {tuple(key) for batch in alone for key in batch.key.tolist()}
+    assert len(names) == len(windows)
+
+
+# ---- samplers
+
+
+def epoch_of(
+    lengths: np.ndarray,
+    batch_size: int,
+    order: Order,
+    *,
+    world_size: int = 1,
+    seed: int = 0,
+    epoch: int = 0,
+) -> list[list[list[int]]]:
+    """Batches of every process in one epoch."""
+    result = []
+    for rank in range(world_size):
+        sampler = WindowSampler(
+            lengths, batch_size, order=order, seed=seed, rank=rank, world_size=world_size
+        )
+        sampler.set_epoch(epoch)
+        batches = [batch.tolist() for batch in sampler]
+        assert len(sampler) == len(batches)
+        result.append(batches)
+    return result
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(5, 384), max_size=120),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 9),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 99),
+    epoch=st.integers(0, 9),
+)
+def test_every_window_once_however_many_processes(
+    lengths: list[int], batch_size: int, world_size: int, order: Order, seed: int, epoch: int
+) -> None:
+    total = len(lengths)
+    ranks = epoch_of(
+        np.array(lengths, np.int32),
+        batch_size,
+        order,
+        world_size=world_size,
+        seed=seed,
+        epoch=epoch,
+    )
+    assert len({len(batches) for batches in ranks}) == 1
+    sizes = [len(batch) for batches in ranks for batch in batches]
+    rows = sorted(row for batches in ranks for batch in batches for row in batch)
+    if total == 0:
+        assert rows == []
+    elif total < world_size:  # some are lent to a second process
+        assert sizes == [1] * world_size
+        assert set(rows) == set(range(total))
+    else:
+        assert rows == list(range(total))
+        assert min(sizes) >= 1
+        assert max(sizes) - min(sizes) <= 1
+        # Beyond the batch size only when some process would else be left without a window.
+        needed = -(-total // (batch_size * world_size))
+        steps = len(ranks[0])
+        assert steps == min(needed, total // world_size)
+        assert max(sizes) <= batch_size or steps < needed
+
+
+@pytest.mark.parametrize("total", [1, 97, 2 * 8 * GROUPED_AT_ONCE, 12_345])
+@pytest.mark.parametrize("order", ORDERS)
+def test_large_sets_are_divided_without_rounding_errors(total: int, order: Order) -> None:
+    lengths = np.random.default_rng(0).integers(20, 384, total)
+    ranks = epoch_of(lengths, 7, order, world_size=3)
+    rows = [row for batches in ranks for batch in batches for row in batch]
+    if total >= 3:
+        assert sorted(rows) == list(range(total))
+        assert {len(batch) for batches in ranks for batch in batches} <= {6, 7}
+    else:
+        assert set(rows) == {0}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_is_the_same_windows_on_any_number_of_processes(order: Order) -> None:
+    lengths = np.random.default_rng(1).integers(20, 384, 500)
+    (alone,) = epoch_of(lengths, 24, order, seed=5, epoch=2)
+    for world_size in (2, 3, 8):
+        ranks = epoch_of(lengths, 24 // world_size, order, world_size=world_size, seed=5, epoch=2)
+        together = [sorted(chain(*step)) for step in zip(*ranks, strict=True)]
+        assert together == [sorted(batch) for batch in alone]
+
+
+@pytest.mark.parametrize("order", ["grouped", "random"])
+def test_seed_and_epoch_fix_the_order(order: Order) -> None:
+    lengths = np.random.default_rng(1).integers(20, 384, 300)
+
+    def of(seed: int, epoch: int) -> list[list[list[int]]]:
+        return epoch_of(lengths, 8, order, seed=seed, epoch=epoch, world_size=2)
+
+    np.random.seed(11)
+    torch.manual_seed(11)
+    once = of(4, 7)
+    np.random.seed(12)
+    torch.manual_seed(12)
+    assert of(4, 7) == once
+    others = [of(4, 8), of(5, 7), of(7, 4), of(4, 0)]
+    for other in others:
+        assert other != once
+        # Not the same batches in another order either: windows meet others in every epoch.
+        members = {frozenset(batch) for batch in once[0]}
+        again = sum(frozenset(batch) in members for batch in other[0])
+        assert again < len(once[0]) / 4
+
+
+def test_an_epoch_can_be_given_again_and_another_follows() -> None:
+    sampler = WindowSampler(np.arange(5, 105), 8, order="grouped", seed=1)
+    first = [batch.tolist() for batch in sampler]
+    assert [batch.tolist() for batch in sampler] == first
+    sampler.set_epoch(1)
+    assert [batch.tolist() for batch in sampler] != first
+    sampler.set_epoch(0)
+    assert [batch.tolist() for batch in sampler] == first
+
+
+def test_sorted_falls_in_length_and_never_changes() -> None:
+    lengths = np.random.default_rng(2).integers(20, 384, 200).astype(np.int32)
+    (batches,) = epoch_of(lengths, 16, "sorted", seed=1, epoch=0)
+    flat = lengths[np.concatenate(batches)]
+    assert (np.diff(flat) <= 0).all()
+    assert epoch_of(lengths, 16, "sorted", seed=2, epoch=3) == [batches]
+
+
+def padded_share(lengths: np.ndarray, batches: list[list[int]]) -> float:
+    filled = sum(lengths[batch].max() * len(batch) for batch in batches)
+    return 1 - lengths.sum() / filled
+
+
+def test_grouped_pads_far_less_than_random() -> None:
+    # Lengths like SQuAD's: most between 100 and 250 tokens, some up to the window.
+    draw = np.random.default_rng(3)
+    lengths = np.clip(draw.lognormal(5.05, 0.4, 20_000), 20, 384).astype(np.int32)
+    (grouped,) = epoch_of(lengths, 16, "grouped")
+    (drawn,) = epoch_of(lengths, 16, "random")
+    assert padded_share(lengths, drawn) > 0.3
+    assert padded_share(lengths, grouped) < 0.03
+
+
+def test_grouped_batches_come_in_random_order() -> None:
+    draw = np.random.default_rng(4)
+    lengths = np.clip(draw.lognormal(5.05, 0.4, 40_000), 20, 384).astype(np.int32)
+    (batches,) = epoch_of(lengths, 16, "grouped")
+    means = np.array([lengths[batch].mean() for batch in batches])
+    assert len(means) == 2500
+    # For random order the standard error of these is 0.02.
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.08
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.08
+
+
+def test_grouped_windows_meet_at_random_within_a_length() -> None:
+    """Neighbours in the file, which share a context and its length, mostly train apart."""
+    lengths = np.repeat(np.random.default_rng(5).integers(50, 384, 2_000), 5)
+    (batches,) = epoch_of(lengths, 16, "grouped")
+    batch_of = np.empty(len(lengths), int)
+    for number, batch in enumerate(batches):
+        batch_of[batch] = number
+    together = (batch_of.reshape(-1, 5)[:, :1] == batch_of.reshape(-1, 5)[:, 1:]).mean()
+    assert together < 0.1
