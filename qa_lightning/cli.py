@@ -182,7 +182,8 @@ class QuestionAnsweringCLI(LightningCLI):
         """Make the trainer with the callbacks that every run has."""
         options = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
-        callbacks: list[Callback] = [_progress_bar()] if options["enable_progress_bar"] is not False else []
+        with_bar = options["enable_progress_bar"] is not False
+        callbacks: list[Callback] = [_progress_bar()] if with_bar else []
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",
@@ -195,9 +196,7 @@ class QuestionAnsweringCLI(LightningCLI):
             self.save_config_callback = None  # it would be written into the working folder
         if fitting and options["enable_checkpointing"] is not False:
             checkpoint = self._get(self.config_init, "checkpoint")
-            if options["limit_val_batches"] in (0, 0.0) and checkpoint.monitor in (
-                CHECKPOINT_DEFAULTS["checkpoint.monitor"],
-            ):
+            if options["limit_val_batches"] == 0:
                 checkpoint.monitor = None  # nothing is validated: keep the newest
             callbacks += [checkpoint, SaveBestModel()]
         if self.subcommand == "predict":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -42,7 +43,7 @@ STAGES: Mapping[str, tuple[Split, ...]] = {
     "predict": ("predict",),
 }
 
-RAGGED = ("question_ids", "context_ids", "char_starts", "char_ends", "word_starts")
+CONTEXT_TOKENS = ("context_ids", "char_starts", "char_ends", "word_starts")
 FLAT = ("question", "context", "number", "first", "size", "label_start", "label_end")
 
 
@@ -172,20 +173,13 @@ class SquadDataModule(LightningDataModule):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
                 self._describe(split)
-        if stage == "fit" and not self.windows("train").questions.column("labelled").to_numpy(
-        ).all():
-            raise UserError(
-                f"{self._source('train').name} holds questions without answers: train on a file "
-                "in which every question has answers or is marked is_impossible"
-            )
-        for split in ("val", "test"):
-            if split in STAGES[stage]:
-                labelled = self.windows(split).questions.column("labelled").to_numpy()
-                if not labelled.all():
-                    raise UserError(
-                        f"{self._source(split).name} holds questions without answers, which cannot "
-                        "be scored; use the predict command for such a file"
-                    )
+            labelled = self._windows[split].questions.column("labelled").to_numpy()
+            if split != "predict" and not labelled.all():
+                raise UserError(
+                    f"{self.source(split).name} holds {int((~labelled).sum()):,} questions that "
+                    "neither have answers nor are marked is_impossible: they can be answered "
+                    "(predict), but not trained on or scored"
+                )
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, in an order that the seed and the epoch fix."""
@@ -221,8 +215,13 @@ class SquadDataModule(LightningDataModule):
         return self._windows[split]
 
     def source(self, split: Split) -> Source:
-        """The file or hub dataset that a split comes from."""
-        return self._source(split)
+        """The file or hub dataset that a split comes from; downloaded when first asked for."""
+        if split not in self._sources:
+            official: Literal["train", "dev"] = "train" if split == "train" else "dev"
+            self._sources[split] = resolve_source(
+                self.hparams[split], official, self.cache_dir / "downloads"
+            )
+        return self._sources[split]
 
     # ------------------------------------------------------------------ how
 
@@ -230,14 +229,6 @@ class SquadDataModule(LightningDataModule):
         if self.trainer is None or self.trainer.state.fn is None:
             raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
         return STAGES[self.trainer.state.fn.value]
-
-    def _source(self, split: Split) -> Source:
-        if split not in self._sources:
-            official: Literal["train", "dev"] = "train" if split == "train" else "dev"
-            self._sources[split] = resolve_source(
-                self.hparams[split], official, self.cache_dir / "downloads"
-            )
-        return self._sources[split]
 
     def _selection(self, split: Split) -> Selection:
         return Selection(
@@ -253,20 +244,22 @@ class SquadDataModule(LightningDataModule):
 
     def _folder(self, split: Split) -> Path:
         """Where the split's windows are cached: a name made of all that they depend on."""
-        backend = self.tokenizer.backend_tokenizer.to_str()
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()  # what its last use may have left switched on
+        backend.no_padding()
         depends_on = {
             "format": FORMAT,
-            "data": self._source(split).digest,
+            "data": self.source(split).digest,
             "selection": asdict(self._selection(split)),
             "windows": asdict(self._settings(split)),
-            "tokenizer": hashlib.sha256(backend.encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
             "special": asdict(Special.of(self.tokenizer)),
         }
         name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache_dir / "windows" / name
 
     def _prepare(self, split: Split, folder: Path) -> None:
-        source = self._source(split)
+        source = self.source(split)
         rank_zero_info(f"{split}: reading {source.name}")
         tables = read_squad(source)
         _warn_about(source.name, tables.report)
@@ -289,8 +282,8 @@ class SquadDataModule(LightningDataModule):
     def _describe(self, split: Split) -> None:
         windows = self._windows[split]
         questions = windows.questions
-        unanswerable = int((pa.compute.list_value_length(questions.column("answers")).to_numpy(
-        ) == 0).sum())
+        answers = pc.list_value_length(questions.column("answers"))
+        unanswerable = pc.sum(pc.equal(answers, 0)).as_py()
         rank_zero_info(
             f"{split}: {questions.num_rows:,} questions ({unanswerable:,} without answer) on "
             f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
@@ -354,11 +347,11 @@ def save_windows(windows: Windows, tables: SquadTables, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        ragged = {name: getattr(windows, name).to_arrow() for name in RAGGED}
-        questions = windows.questions.append_column("token_ids", ragged.pop("question_ids"))
+        tokens = windows.question_ids.to_arrow()
+        questions = windows.questions.append_column("token_ids", tokens)
         contexts = windows.contexts
-        for name, column in ragged.items():
-            contexts = contexts.append_column(name, column)
+        for name in CONTEXT_TOKENS:
+            contexts = contexts.append_column(name, getattr(windows, name).to_arrow())
         flat = pa.table({name: getattr(windows, name) for name in FLAT})
         for name, table in (("questions", questions), ("contexts", contexts), ("windows", flat)):
             with pa.OSFile(str(building / f"{name}.arrow"), "wb") as sink:
@@ -397,11 +390,20 @@ def open_windows(folder: Path) -> Windows:
         contexts = pa.ipc.open_file(pa.memory_map(str(folder / "contexts.arrow"))).read_all()
         flat = pa.ipc.open_file(pa.memory_map(str(folder / "windows.arrow"))).read_all()
         return Windows(
-            questions.drop_columns(["token_ids"]),
-            contexts.drop_columns([name for name in RAGGED if name != "question_ids"]),
-            Ragged.from_arrow(questions.column("token_ids")),
-            *(Ragged.from_arrow(contexts.column(name)) for name in RAGGED[1:]),
-            *(flat.column(name).to_numpy() for name in FLAT),
+            questions=questions.drop_columns(["token_ids"]),
+            contexts=contexts.drop_columns(list(CONTEXT_TOKENS)),
+            question_ids=Ragged.from_arrow(questions.column("token_ids")),
+            context_ids=Ragged.from_arrow(contexts.column("context_ids")),
+            char_starts=Ragged.from_arrow(contexts.column("char_starts")),
+            char_ends=Ragged.from_arrow(contexts.column("char_ends")),
+            word_starts=Ragged.from_arrow(contexts.column("word_starts")),
+            question=flat.column("question").to_numpy(),
+            context=flat.column("context").to_numpy(),
+            number=flat.column("number").to_numpy(),
+            first=flat.column("first").to_numpy(),
+            size=flat.column("size").to_numpy(),
+            label_start=flat.column("label_start").to_numpy(),
+            label_end=flat.column("label_end").to_numpy(),
             special=Special(**about["special"]),
             settings=WindowSettings(**about["settings"]),
             lost_answers=about["lost_answers"],

@@ -243,16 +243,21 @@ def make_windows(
     # window number name one window.
     first_of_question = np.searchsorted(rows[row], rows[row], side="left")
     number = np.arange(len(row)) - first_of_question
-    as_int32 = (rows[row], context_of[rows][row], number, begin, size, label_start, label_end)
     return Windows(
-        tables.questions,
-        tables.contexts,
-        question_ids,
-        context_ids,
-        char_starts,
-        char_ends,
-        word_starts,
-        *(array.astype(np.int32) for array in as_int32),
+        questions=tables.questions,
+        contexts=tables.contexts,
+        question_ids=question_ids,
+        context_ids=context_ids,
+        char_starts=char_starts,
+        char_ends=char_ends,
+        word_starts=word_starts,
+        question=rows[row].astype(np.int32),
+        context=context_of[rows][row].astype(np.int32),
+        number=number.astype(np.int32),
+        first=begin.astype(np.int32),
+        size=size.astype(np.int32),
+        label_start=label_start.astype(np.int32),
+        label_end=label_end.astype(np.int32),
         special=Special.of(tokenizer),
         settings=settings,
         lost_answers=int(lost.sum()),

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from qa_lightning.errors import UserError
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import (
     Answers,
@@ -123,10 +124,18 @@ class SquadMetric(Metric):
             thresholds), and: `loss`, the mean over windows; `token_accuracy`, the mean over windows
             of "start token right" and "end token right", 0 to 1, as the starting notebook reports
             it; `null_share`, the percentage of questions answered with "".
+
+        Raises:
+            UserError: the model's logits are not numbers.
         """
         if not len(self.key):
             return {}
         answers = self.answers()
+        if not np.isfinite(answers.null).all():
+            raise UserError(
+                "the model's logits are not numbers: training diverged. Lower "
+                "--model.learning_rate, or set --trainer.precision 32-true"
+            )
         odds = answers.null_odds
         figures = evaluate(
             [self._golds[row] for row in answers.question],

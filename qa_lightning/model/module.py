@@ -250,7 +250,8 @@ class QuestionAnsweringModule(LightningModule):
         """AdamW and a learning rate that changes with every optimizer step."""
         from transformers import get_scheduler
 
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for parameter in self.parameters():
             if parameter.requires_grad:
                 # Biases and LayerNorm weights are the parameters with one dimension.
@@ -303,4 +304,3 @@ class QuestionAnsweringModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the tokenizer into the checkpoint, as text, so that it can be used on its own."""
         checkpoint["tokenizer"] = tokenizer_files(self.datamodule.tokenizer)
-
