@@ -22,7 +22,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ VERSION = "qa_lightning sample 1"
 DOMAINS = Path(__file__).with_name("sample_domains.toml")
 FOLDER = Path(__file__).resolve().parents[1] / "qa_lightning" / "sample"
 
-ARTICLES = {"train": 7, "dev": 2}  # a domain
+ARTICLES = {"train": 12, "dev": 3}  # a domain
 QUESTIONS = 6  # a passage
-UNANSWERABLE = (2, 3, 2, 3, 2)  # of them, passage after passage: 40 % in all
+UNANSWERABLE = 2  # of them
+SHARE = UNANSWERABLE / QUESTIONS
 
 # Frames around the predicates. {a} is the article's entity, {b} a peer, {who} its relative pronoun,
 # {peer} its description, {p} and {q} predicates. The last one of each list is for validation.
@@ -44,8 +44,7 @@ CONTRAST = [  # {p} is of {a}, {q} of {b}
     "{b} {q}; {a}, by contrast, {p}.",
     "{b} {q}, but {a} {p}.",
 ]
-MAIN_ONE = ["{a} {p}.", "as far as is known, {a} {p}.", "by most accounts, {a} {p}."]
-MAIN_TWO = ["{a} {p} and {q}.", "{a} {p}, and {a2} {q}."]
+MAIN = ["{a} {p}.", "as far as is known, {a} {p}.", "by most accounts, {a} {p}."]
 PEER_ONE = [
     "{b}{peer} {p}.",
     "{b} {p}.",
@@ -231,9 +230,9 @@ class Balance:
     unanswerable: Counter[str] = field(default_factory=Counter)
 
     def need(self, key: str, impossible: bool) -> float:
-        """How much the key wants another question of this kind (40 % unanswerable wanted)."""
+        """How much the key wants another question of this kind (SHARE of them unanswerable)."""
         no, yes = self.unanswerable[key], self.answerable[key]
-        surplus = no / 0.4 - yes / 0.6
+        surplus = no / SHARE - yes / (1 - SHARE)
         return (-surplus if impossible else surplus) - (no + yes) / 2  # rare keys come first
 
     def count(self, key: str, impossible: bool) -> None:
@@ -277,33 +276,28 @@ class Writer:
     def context(self, mine: Sequence[Attribute], intro: str) -> str:
         """The passage: `mine` are the attributes stated of the article's entity.
 
-        Of the first one the passage also tells what it is for a peer, and the second peer has one
-        of the others too: so an answer of the right type never is the right one for that alone.
+        Each of the two is told of a peer as well, and each peer has another besides: so an answer
+        of the right type is never the right one for that alone.
         """
         others = [a for a in self.world.domain.attributes if a not in mine]
         self.rng.shuffle(others)
         (one, two), rng = self.peers, self.rng
-        contrasted, *rest = mine
+        contrasted, second = mine
         frame = self._pick(CONTRAST)
         p, q = self._say(self.main, contrasted), self._say(one, contrasted)
         sentences: list[tuple[Entity | None, str]] = [  # (whom alone it is about, the sentence)
             (None, frame.format(a=self.main.again, b=one.name, who=one.who, p=p, q=q)),
             (one, self._of_peer(one, others[:1])),
         ]
-        shared = [rng.choice(rest), others[1]]
+        shared = [second, others[1]]
         rng.shuffle(shared)
         if rng.random() < 0.5:
             sentences.append((two, self._of_peer(two, shared)))
         else:
             sentences += [(two, self._of_peer(two, [attribute])) for attribute in shared]
-        said = [self._say(self.main, attribute) for attribute in rest]
-        if len(said) == 2 and rng.random() < 0.5 and not any(" and " in p for p in said):
-            frame = rng.choice(MAIN_TWO)
-            pronoun = self.main.subjects[0]
-            sentences.append((self.main, frame.format(a="{a}", a2=pronoun, p=said[0], q=said[1])))
-        else:
-            sentences += [(self.main, self._pick(MAIN_ONE).format(a="{a}", p=p)) for p in said]
-        for remark in rng.sample(self.world.domain.remarks, rng.choice([2, 3])):
+        said = self._say(self.main, second)
+        sentences.append((self.main, self._pick(MAIN).format(a="{a}", p=said)))
+        for remark in rng.sample(self.world.domain.remarks, rng.choice([1, 2])):
             sentences.append((self.main, f"{{a}} {remark}."))
         rng.shuffle(sentences)
         return self._join(intro, sentences)
@@ -351,10 +345,8 @@ def plausible(facts: Sequence[Fact], entity: Entity, attribute: Attribute) -> Fa
     return next(iter(same_attribute + same_entity), None)
 
 
-def ask(
-    writer: Writer, context: str, impossible: int, forms: Balance, roles: Balance
-) -> list[dict[str, Any]]:
-    """The questions of a passage, `impossible` of them unanswerable."""
+def ask(writer: Writer, context: str, forms: Balance, roles: Balance) -> list[dict[str, Any]]:
+    """The questions of a passage, answerable and not."""
     part, rng = writer.world.part, writer.rng
     entities = [writer.main, *writer.peers]
     candidates: dict[bool, list[Fact]] = {False: list(writer.facts), True: []}
@@ -366,7 +358,7 @@ def ask(
                 sources[wanted] = source
                 candidates[True].append(wanted)
     questions = []
-    for kind in [True] * impossible + [False] * (QUESTIONS - impossible):
+    for kind in [True] * UNANSWERABLE + [False] * (QUESTIONS - UNANSWERABLE):
 
         def worth(choice: tuple[Fact, str], kind: bool = kind) -> float:
             role = "main" if choice[0].entity is writer.main else "peer"
@@ -397,13 +389,13 @@ def unmistakable(context: str, facts: Sequence[Fact]) -> bool:
 def make_part(part: str, domains: Sequence[Domain], names: Names) -> list[dict[str, Any]]:
     """The articles of `train` or `dev`."""
     rng = random.Random(f"{SEED} {part}")
-    forms, roles, impossible = Balance(), Balance(), cycle(UNANSWERABLE)
+    forms, roles = Balance(), Balance()
     articles = []
     for domain in list(domains) * ARTICLES[part]:
         world = World(domain, part, names, rng)
         main, one, two, three = world.entities
         attributes = rng.sample(domain.attributes, len(domain.attributes))
-        shares = [attributes[:3], attributes[3:5], attributes[5:]]
+        shares = [attributes[:2], attributes[2:4], attributes[4:]]
         intros = rng.sample(domain.intros, len(domain.intros))
         paragraphs = []
         for mine, peers, intro in zip(
@@ -414,7 +406,7 @@ def make_part(part: str, domains: Sequence[Domain], names: Names) -> list[dict[s
                 context = writer.context(mine, intro)
                 if unmistakable(context, writer.facts):
                     break
-            qas = ask(writer, context, next(impossible), forms, roles)
+            qas = ask(writer, context, forms, roles)
             paragraphs.append({"context": context, "qas": qas})
         articles.append({"title": capitalised(main.name), "paragraphs": paragraphs})
     return articles
