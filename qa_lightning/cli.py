@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import pickle
+import re
+import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
@@ -18,7 +22,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     TQDMProgressBar,
 )
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -102,7 +106,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({reason})"
         ) from error
     ours = isinstance(checkpoint, dict) and "tokenizer" in checkpoint
-    if not ours or "encoder_config" not in checkpoint.get("hyper_parameters", {}):
+    if not ours or "encoder_config" not in (checkpoint.get("hyper_parameters") or {}):
         raise UserError(
             f"--ckpt_path: {path} is a checkpoint, but not of a QuestionAnsweringModule: it holds "
             "no encoder_config and no tokenizer"
@@ -110,22 +114,65 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def unpack_tokenizer(files: dict[str, str]) -> Path:
+def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
     """Write a checkpoint's tokenizer to the cache, where the datamodule can load it.
 
     Args:
         files: File names and contents, see `qa_lightning.model.encoder.tokenizer_files`.
+        cache_dir: The cache's folder.
 
     Returns:
-        The folder, named after its content.
+        The folder, named after its content; it appears at once, complete.
     """
     from qa_lightning.model.encoder import restore_tokenizer
 
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-    folder = default_cache_dir() / "tokenizers" / digest
+    folder = cache_dir / "tokenizers" / digest
     if not folder.is_dir():
-        restore_tokenizer(files).save_pretrained(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=folder.parent))
+        try:
+            restore_tokenizer(files).save_pretrained(building)
+            building.rename(folder)
+        except OSError:  # another process may have been quicker
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in a sentence, where argparse would print pages of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the mistake as a UserError, with the option that may have been meant."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        known = {action.dest for action in parser._actions}
+        mentioned = re.findall(r"[\w.]+", message.replace("--", " "))
+        unknown = [name for name in mentioned if "." in name and name not in known]
+        close = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f"Did you mean --{close[0]}? " if close else ""
+        program = parser.prog.replace(" [options]", "")
+        raise UserError(f"{message}\n{hint}{program} --help lists every option.") from ex
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file; a mistake is told with the file's name."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration once all is set up: a start that fails leaves no run folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Too early: the data may yet turn out not to fit the model."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save it in the run's folder."""
+        super().setup(trainer, pl_module, "fit")
 
 
 class QuestionAnsweringCLI(LightningCLI):
@@ -141,10 +188,14 @@ class QuestionAnsweringCLI(LightningCLI):
         super().__init__(
             QuestionAnsweringModule,
             SquadDataModule,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=42,
             auto_configure_optimizers=False,
+            parser_class=Parser,
+            # An abbreviation would be a misspelling that nobody hears of.
+            parser_kwargs={"prog": "python -m qa_lightning", "allow_abbrev": False},
             args=args,
         )
 
@@ -174,9 +225,16 @@ class QuestionAnsweringCLI(LightningCLI):
             rank_zero_info(f"precision: {trainer['precision']} ({reason})")
         if data["tokenizer"] is None:
             if self._checkpoint is not None:
-                data["tokenizer"] = str(unpack_tokenizer(self._checkpoint["tokenizer"]))
+                cache = data["cache_dir"]
+                cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
+                files = self._checkpoint["tokenizer"]
+                data["tokenizer"] = str(unpack_tokenizer(files, cache_dir))
             else:
                 data["tokenizer"] = options["model"]["pretrained"]
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse data that do not fit the encoder before anything is fetched or written."""
+        self.model.check_data(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks that every run has."""
@@ -192,13 +250,19 @@ class QuestionAnsweringCLI(LightningCLI):
             )
             if fitting:
                 callbacks.append(LearningRateMonitor("step"))
-        elif not options["logger"]:
-            self.save_config_callback = None  # it would be written into the working folder
+        if not fitting or options["logger"] in (False, []):
+            self.save_config_callback = None  # there is no run folder to save it in
         if fitting and options["enable_checkpointing"] is not False:
             checkpoint = self._get(self.config_init, "checkpoint")
             if options["limit_val_batches"] == 0:
                 checkpoint.monitor = None  # nothing is validated: keep the newest
             callbacks += [checkpoint, SaveBestModel()]
+            if checkpoint.save_last and checkpoint.monitor is not None:
+                # Lightning would write last.ckpt only when it has just written a new best.
+                checkpoint.save_last = None
+                newest = {"filename": "last", "monitor": None, "save_top_k": 1, "save_last": None}
+                settings = self._get(self.config, "checkpoint").as_dict()
+                callbacks.append(ModelCheckpoint(**{**settings, **newest}))
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         self.trainer_defaults["callbacks"] = callbacks
@@ -222,6 +286,8 @@ def run(args: list[str] | None = None) -> int:
     """
     # Batches are put together from arrays in well under a millisecond: workers would not help.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Scoring a checkpoint needs none of the callbacks of its training.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     try:
         QuestionAnsweringCLI(args)
     except UserError as error:

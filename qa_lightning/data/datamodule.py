@@ -166,6 +166,7 @@ class SquadDataModule(LightningDataModule):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
                 self._prepare(split, folder)
+            self._check_labels(split, folder)
 
     def setup(self, stage: str) -> None:
         """Open the cached windows, on every process."""
@@ -173,13 +174,6 @@ class SquadDataModule(LightningDataModule):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
                 self._describe(split)
-            labelled = self._windows[split].questions.column("labelled").to_numpy()
-            if split != "predict" and not labelled.all():
-                raise UserError(
-                    f"{self.source(split).name} holds {int((~labelled).sum()):,} questions that "
-                    "neither have answers nor are marked is_impossible: they can be answered "
-                    "(predict), but not trained on or scored"
-                )
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, in an order that the seed and the epoch fix."""
@@ -278,6 +272,15 @@ class SquadDataModule(LightningDataModule):
                 "or control characters); their windows are ignored in the loss"
             )
         save_windows(windows, tables, folder)
+
+    def _check_labels(self, split: Split, folder: Path) -> None:
+        labelled = open_windows(folder).questions.column("labelled").to_numpy()
+        if split != "predict" and not labelled.all():
+            raise UserError(
+                f"{self.source(split).name} holds {int((~labelled).sum()):,} questions that "
+                "neither have answers nor are marked is_impossible: they can be answered "
+                "(predict), but not trained on or scored"
+            )
 
     def _describe(self, split: Split) -> None:
         windows = self._windows[split]

@@ -122,9 +122,20 @@ class QuestionAnsweringModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
-        check_vocabulary(self.encoder, self.datamodule.tokenizer)
+        self.check_data(self.datamodule)
+
+    def check_data(self, data: SquadDataModule) -> None:
+        """Check that the data's tokens and windows fit the encoder.
+
+        Args:
+            data: The datamodule; nothing is read of it but the tokenizer.
+
+        Raises:
+            UserError: they do not.
+        """
+        check_vocabulary(self.encoder, data.tokenizer)
         positions = self.encoder.config.max_position_embeddings
-        window = self.datamodule.window_settings.window
+        window = data.window_settings.window
         if window > positions:
             raise UserError(
                 f"--data.window is {window}, but the encoder has {positions} positions; "
