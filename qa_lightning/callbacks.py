@@ -136,7 +136,7 @@ class PredictionWriter(Callback):
         """Gather all processes' windows and write the files, on the first process alone."""
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
         metric = module.metric
-        with metric.sync_context(dist_sync_fn=None, should_sync=metric._to_sync):
+        with metric.sync_context():
             answers = metric.answers()
         texts = metric.texts(answers)
         odds = answers.null_odds.tolist()

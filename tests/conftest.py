@@ -24,7 +24,8 @@ def shared() -> Path:
 WORDS = """the a of in was is by to and who what when where which how many river city king queen
 bridge museum built founded north south east west born died wrote painted year century people
 small large old new first last paris rome berlin oslo lima cairo delhi kyoto quito dakar
-##s ##ed ##ing ##er ##land ##town 1 2 3 4 5 6 7 8 9 0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9 ##0 . , ? ! ' - ( ) : ;""".split()
+##s ##ed ##ing ##er ##land ##town
+1 2 3 4 5 6 7 8 9 0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9 ##0 . , ? ! ' - ( ) : ;""".split()
 
 TINY_VOCABULARY = [
     "[PAD]",

@@ -81,6 +81,11 @@ class WindowDataset(Dataset[Batch]):
         """Build the batch of these window rows."""
         windows = self.windows
         rows = np.asarray(rows, dtype=np.int64)
+        if rows.ndim != 1:
+            raise TypeError(
+                "this data set gives whole batches, by a list of window rows; if Lightning asked "
+                "for one window, make the Trainer with use_distributed_sampler=False"
+            )
         length = windows.lengths[rows].astype(np.int64)
         size = windows.size[rows].astype(np.int64)
         question = windows.question[rows].astype(np.int64)

@@ -250,7 +250,12 @@ def _ask_hub_for(name: str) -> None:
 # ---- The model ---------------------------------------------------------------------------------
 
 
-def load_encoder(pretrained: str, *, sha256: str | None = None) -> DistilBertForQuestionAnswering:
+def load_encoder(
+    pretrained: str,
+    *,
+    sha256: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> DistilBertForQuestionAnswering:
     """Load a DistilBertForQuestionAnswering in float32, whatever type it was stored in.
 
     A DistilBERT checkpoint is loaded as it is. A BERT-shaped one is moved exactly into DistilBERT's
@@ -262,6 +267,8 @@ def load_encoder(pretrained: str, *, sha256: str | None = None) -> DistilBertFor
     Args:
         pretrained: see `resolve`.
         sha256: the digest that the weight file must have, in hexadecimal.
+        changes: values of DistilBertConfig that take the place of the checkpoint's own, such as
+            dropout rates.
 
     Raises:
         UserError: the source is not there, of another architecture, incomplete, or its weights
@@ -289,6 +296,7 @@ def load_encoder(pretrained: str, *, sha256: str | None = None) -> DistilBertFor
     if kind == "bert":
         weights = _distilbert_weights_of_bert(weights, weights_file)
 
+    config.update(changes or {})
     model = _new_model(config, where=str(folder / "config.json"))
     _fill(model, weights, weights_file)
     return model

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
@@ -63,6 +64,8 @@ class QuestionAnsweringModule(LightningModule):
         pretrained: str = "distilbert-base-uncased",
         weights_sha256: str | None = None,
         encoder_config: dict[str, Any] | None = None,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
         schedule: Literal["linear", "cosine", "constant"] = "linear",
@@ -70,6 +73,7 @@ class QuestionAnsweringModule(LightningModule):
         null_threshold: float = 0.0,
         n_best: int = 20,
         max_answer_tokens: int = 30,
+        unanswerable_share: float | None = None,
     ) -> None:
         """Load the encoder.
 
@@ -81,6 +85,9 @@ class QuestionAnsweringModule(LightningModule):
             encoder_config: Build the encoder from these settings of DistilBertConfig with random
                 weights, instead of loading `pretrained`. Checkpoints carry it, so that restoring
                 one downloads nothing.
+            dropout: Share of hidden values, also before the answer head, that are zeroed in
+                training; null keeps the encoder's own.
+            attention_dropout: The same for attention weights.
             learning_rate: Peak learning rate of AdamW.
             weight_decay: Weight decay of AdamW; biases and LayerNorms have none.
             schedule: Course of the learning rate after the warm-up, step by step: down to zero in
@@ -90,9 +97,24 @@ class QuestionAnsweringModule(LightningModule):
                 of its best answer by more than this.
             n_best: How many candidate answers are kept for a question.
             max_answer_tokens: Longest answer, in tokens.
+            unanswerable_share: Share of the training loss that windows without an answer carry,
+                0 to 1; null leaves it as it is in the data. For questions of which another share
+                is unanswerable than of the training questions: half of SQuAD 2.0's dev set is, and
+                a third of its training set.
         """
         super().__init__()
         for name, value, legal in (
+            ("dropout", dropout, dropout is None or 0 <= dropout < 1),
+            (
+                "attention_dropout",
+                attention_dropout,
+                attention_dropout is None or 0 <= attention_dropout < 1,
+            ),
+            (
+                "unanswerable_share",
+                unanswerable_share,
+                unanswerable_share is None or 0 < unanswerable_share < 1,
+            ),
             ("learning_rate", learning_rate, learning_rate > 0),
             ("weight_decay", weight_decay, weight_decay >= 0),
             ("warmup", warmup, 0 <= warmup <= 1),
@@ -105,12 +127,15 @@ class QuestionAnsweringModule(LightningModule):
         self.null_threshold = null_threshold
         self.n_best = n_best
         self.max_answer_tokens = max_answer_tokens
+        rates = {"dropout": dropout, "qa_dropout": dropout, "attention_dropout": attention_dropout}
+        changes = {name: rate for name, rate in rates.items() if rate is not None}
         if encoder_config is not None:
-            self.encoder = build_encoder(encoder_config)
+            self.encoder = build_encoder({**encoder_config, **changes})
         else:
-            self.encoder = load_encoder(pretrained, sha256=weights_sha256)
+            self.encoder = load_encoder(pretrained, sha256=weights_sha256, changes=changes)
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
         self.metric = SquadMetric(null_threshold)
+        self._class_weights = (1.0, 1.0)  # of windows with an answer, and without
 
     @property
     def datamodule(self) -> SquadDataModule:
@@ -165,10 +190,29 @@ class QuestionAnsweringModule(LightningModule):
             logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
         return logits
 
+    def on_fit_start(self) -> None:
+        """Weigh windows with and without an answer as `unanswerable_share` asks."""
+        wanted = self.hparams["unanswerable_share"]
+        if wanted is None:
+            return
+        labels = self.datamodule.windows("train").label_start
+        share = float((labels == NO_ANSWER_HERE).sum() / max((labels != IGNORED).sum(), 1))
+        if not 0 < share < 1:
+            raise UserError(
+                "--model.unanswerable_share needs training windows with an answer and windows "
+                f"without one; {share:.0%} of these are without"
+            )
+        # Importance weights of a label shift; their mean over the data is 1.
+        self._class_weights = ((1 - wanted) / (1 - share), wanted / share)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: the mean over its labelled windows."""
         logits = self(batch.input_ids, batch.attention_mask)
         losses = window_losses(logits, batch.label_start, batch.label_end)
+        answered, unanswered = self._class_weights
+        if answered != unanswered:
+            without = (batch.label_start == NO_ANSWER_HERE).float()
+            losses = losses * (answered + (unanswered - answered) * without)
         labelled = (batch.label_start >= 0).sum().clamp(min=1)
         loss = losses.sum() / labelled
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))

@@ -1,0 +1,81 @@
+"""Claim: the sample can be learned, and neither its questions nor its passages give it away.
+
+Trains the quickstart's recipe three times: as it is, with every token of the passages hidden behind
+[MASK], and with every token of the questions hidden. Prints exact match on the validation part.
+
+    python benchmarks/quickstart_needs_both.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from report import record
+
+from qa_lightning.cli import choose_precision
+from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.data.windows import Ragged
+from qa_lightning.model.module import QuestionAnsweringModule
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
+
+
+class HidingDataModule(SquadDataModule):
+    """The same windows, with one part of every window unreadable."""
+
+    hidden = ""  # "question_ids", "context_ids" or nothing
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if not self.hidden:
+            return
+        for split, windows in self._windows.items():
+            tokens: Ragged = getattr(windows, self.hidden)
+            mask = np.full_like(tokens.values, self.tokenizer.mask_token_id)
+            covered = Ragged(mask, tokens.bounds)
+            self._windows[split] = dataclasses.replace(windows, **{self.hidden: covered})
+
+
+def train(hidden: str) -> tuple[float, float]:
+    """Exact match on the validation part, and seconds of training."""
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    seed_everything(42, verbose=False)
+    model = QuestionAnsweringModule(**config["model"])
+    data = HidingDataModule(tokenizer=config["model"]["pretrained"], **config["data"])
+    data.hidden = hidden
+    trainer = Trainer(
+        **config["trainer"],
+        precision=choose_precision("auto")[0],
+        gradient_clip_val=1.0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    start = time.perf_counter()
+    trainer.fit(model, datamodule=data)
+    return float(trainer.callback_metrics["val/exact"]), time.perf_counter() - start
+
+
+def main() -> int:
+    rows = []
+    for sees, hidden in (
+        ("question and passage", ""),
+        ("question only", "context_ids"),
+        ("passage only", "question_ids"),
+    ):
+        exact, seconds = train(hidden)
+        rows.append({"the model sees": sees, "EM": f"{exact:.2f}", "seconds": f"{seconds:.0f}"})
+    record("The sample needs both question and passage", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
