@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -85,6 +86,52 @@ class TestLoss:
         torch.testing.assert_close(
             window_losses(padded, start, end), window_losses(bare, start, end), rtol=0, atol=1e-6
         )
+
+
+class TestUnanswerableShare:
+    def with_labels(self, tiny_encoder: Path, labels: list[int]) -> QuestionAnsweringModule:
+        module = QuestionAnsweringModule(str(tiny_encoder), unanswerable_share=0.5, dropout=0.0)
+        windows = SimpleNamespace(label_start=np.array(labels))
+        module._trainer = SimpleNamespace(datamodule=SimpleNamespace(windows=lambda split: windows))
+        return module
+
+    def test_windows_without_an_answer_carry_that_share_of_the_loss(
+        self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = [0, 3, 7, 19, -1]  # one window of four has no answer
+        module = self.with_labels(tiny_encoder, labels)
+        monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+        module.on_fit_start()
+        answered, unanswered = module._class_weights
+        assert (unanswered, 3 * answered) == pytest.approx((2.0, 2.0))
+
+        ids, start = random_ids(), torch.tensor(labels)
+        one_by_one = window_losses(module.eval()(ids), start, start).tolist()
+        by_hand = 2.0 * one_by_one[0] + 2 / 3 * sum(one_by_one[1:4])
+        loss = module.training_step(batch_of(ids, start, start), 0)
+        assert loss.item() == pytest.approx(by_hand / 4, rel=1e-5)
+
+    def test_it_needs_both_kinds_of_windows(self, tiny_encoder: Path) -> None:
+        with pytest.raises(UserError, match="unanswerable_share needs"):
+            self.with_labels(tiny_encoder, [3, 7]).on_fit_start()
+
+
+@pytest.mark.parametrize(("rate", "attention"), [(0.0, 0.3), (0.25, None)])
+def test_dropout_rates_take_the_place_of_the_encoders_own(
+    tiny_encoder: Path, rate: float, attention: float | None
+) -> None:
+    module = QuestionAnsweringModule(str(tiny_encoder), dropout=rate, attention_dropout=attention)
+    rates = {
+        name: part.p
+        for name, part in module.encoder.named_modules()
+        if isinstance(part, torch.nn.Dropout)
+    }
+    in_attention = {p for name, p in rates.items() if "attention" in name}
+    elsewhere = {p for name, p in rates.items() if "attention" not in name}
+    assert in_attention == {0.1 if attention is None else attention}
+    assert elsewhere == {rate}
+    restored = QuestionAnsweringModule(encoder_config=module.hparams["encoder_config"])
+    assert restored.encoder.config.dropout == rate
 
 
 def optimizer_of(
