@@ -49,17 +49,17 @@ class SaveBestModel(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the model, log the hyperparameters with the final figures, print the summary."""
+        run = Path(trainer.log_dir or ".")  # asked for on every process: it is broadcast
         checkpoint = trainer.checkpoint_callback
         if not isinstance(checkpoint, ModelCheckpoint) or not trainer.is_global_zero:
             return
         best = checkpoint.best_model_path or checkpoint.last_model_path
         if not best:
             return
-        folder = Path(trainer.log_dir or ".") / "model"
-        save_model(Path(best), folder, trainer.datamodule)  # type: ignore[attr-defined]
+        save_model(Path(best), run / "model", trainer.datamodule)  # type: ignore[attr-defined]
         figures = self._figures_of_best(checkpoint)
         _log_final_figures(trainer, pl_module, figures)
-        rank_zero_info(_summary(figures, Path(best), folder, trainer))
+        rank_zero_info(_summary(figures, Path(best), run))
 
     def _figures_of_best(self, checkpoint: ModelCheckpoint) -> dict[str, float]:
         monitor = checkpoint.monitor
@@ -105,7 +105,7 @@ def _log_final_figures(
             logger.log_hyperparams({**module.hparams, **trainer.datamodule.hparams}, final)  # type: ignore[attr-defined]
 
 
-def _summary(figures: dict[str, float], best: Path, folder: Path, trainer: Trainer) -> str:
+def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
     lines = ["", "Best model"]
     if "val/exact" in figures:
         lines.append(f"  EM {figures['val/exact']:.2f}   F1 {figures['val/f1']:.2f}")
@@ -116,11 +116,10 @@ def _summary(figures: dict[str, float], best: Path, folder: Path, trainer: Train
                     f"F1 {figures[f'val/{group}_f1']:.2f}"
                 )
         lines.append(f"  answered with 'no answer': {figures['val/null_share']:.1f} %")
-    logs = Path(trainer.log_dir or ".").parent
     lines += [
         f"  checkpoint   {best}",
-        f"  model        {folder}   (DistilBertForQuestionAnswering.from_pretrained)",
-        f"  curves       tensorboard --logdir {logs}",
+        f"  model        {run / 'model'}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  curves       tensorboard --logdir {run.parent}",
     ]
     return "\n".join(lines)
 
