@@ -136,8 +136,7 @@ class SquadDataModule(LightningDataModule):
             UserError: a size that is not possible.
         """
         super().__init__()
-        # The trainer's logger gets the data's settings with the model's; kept out of checkpoints'
-        # model hyperparameters, so that none of this is restored over a user's choice.
+        # Logged together with the model's and the final figures, once, at the end of a run.
         self.save_hyperparameters(logger=False)
         for name in ("batch_size", "eval_batch_size"):
             if self.hparams[name] < 1:
