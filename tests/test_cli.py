@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -539,3 +540,22 @@ class TestPrecision:
         else:
             assert "precision:" not in outcome.out
             assert used == ["bf16-mixed"]
+
+
+class TestKeepingMemory:
+    def asked_for(self, monkeypatch: pytest.MonkeyPatch, platform: str, library: Any) -> None:
+        monkeypatch.setattr(cli.sys, "platform", platform)
+        monkeypatch.setattr(cli.ctypes, "CDLL", lambda name: library)
+        cli.keep_freed_memory()
+
+    def test_glibc_is_told_to_keep_large_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: dict[int, int] = {}
+        self.asked_for(monkeypatch, "linux", SimpleNamespace(mallopt=told.__setitem__))
+        assert told[-4] == 0  # M_MMAP_MAX: no block is mapped on its own
+        assert told[-1] >= 2**30  # M_TRIM_THRESHOLD: the heap is not given back
+
+    @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+    def test_other_libraries_are_left_alone(
+        self, monkeypatch: pytest.MonkeyPatch, platform: str
+    ) -> None:
+        self.asked_for(monkeypatch, platform, SimpleNamespace())
