@@ -90,8 +90,7 @@ def keep_freed_memory() -> None:
     """Tell the C library to keep large blocks that were freed, for the next step to take.
 
     glibc gives every large block back to the system at once, which then clears the same memory
-    again for each step's activations: a seventh of a training step on a CPU. Other C libraries are
-    left alone.
+    again for each step's activations. Other C libraries are left alone.
     """
     if sys.platform != "linux":
         return
