@@ -1,0 +1,439 @@
+"""Figures by group are those worked out by hand; texts of any kind stay what they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qa_lightning.data.squad import CONTEXTS, QUESTIONS
+from qa_lightning.evaluation.report import (
+    Report,
+    calibration,
+    calibration_figure,
+    excerpt,
+    failure_report,
+)
+from qa_lightning.evaluation.scoring import evaluate
+from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts
+
+RIVER = "The Rhine rises in the Alps and flows through Basel to the North Sea."
+LONG = "Rome was founded in 753 BC . " + "word " * 60 + "."
+MARKED = "a_b *c* | [d](e) <f> `g` ~h~ & \\i"
+
+
+def odds_of(probability: float) -> float:
+    """Score of the span, where "no answer" scores 0, that makes the span this probable."""
+    return math.log(probability / (1 - probability))
+
+
+def question(
+    text: str, context: int, golds: list[str], plausible: list[str] | None = None
+) -> dict[str, Any]:
+    def found(texts: list[str]) -> list[dict[str, Any]]:
+        places = (RIVER, LONG, MARKED)[context]
+        return [{"text": each, "start": places.index(each)} for each in texts]
+
+    return {
+        "id": text.split()[-1],
+        "context": context,
+        "text": text,
+        "labelled": True,
+        "answers": found(golds),
+        "plausible_answers": found(plausible or []),
+    }
+
+
+# Question; predicted span; its probability; number of windows. "No answer" has all the rest.
+ASKED = [
+    (question("Where does it rise? q0", 0, ["the Alps", "Alps"]), "Alps", 0.9, 1),
+    (question("In what year was Rome founded? q1", 1, ["753 BC", "753"]), "753 BC .", 0.95, 2),
+    (question("When was Rome founded? q2", 1, ["753 BC"]), "Rome was founded", 0.85, 5),
+    (question("To whom, or what, flows it? q3", 0, ["North Sea"]), "Basel", 0.1, 1),
+    (question("Who owns it? q4", 0, [], ["Basel"]), "Basel", 0.99, 1),
+    (question("Why? q5", 0, [], ["the Alps", "North Sea"]), "Alps and flows", 0.75, 1),
+    (question("WHAT's a b? q6", 0, [], ["Basel"]), "Basel", 0.2, 1),
+    (question("Name it. q7", 2, [], None), "[d](e)", 0.6, 1),
+]
+
+
+def tables(asked: list[dict[str, Any]], contexts: list[str]) -> tuple[pa.Table, pa.Table]:
+    return pa.Table.from_pylist(asked, QUESTIONS), pa.Table.from_pylist(
+        [{"article": 0, "title": "", "text": text} for text in contexts], CONTEXTS
+    )
+
+
+def by_hand(threshold: float = 0.0, worst: int = 10, rows: list[int] | None = None) -> Report:
+    questions, contexts = tables([asked for asked, *_ in ASKED], [RIVER, LONG, MARKED])
+    rows = list(range(len(ASKED))) if rows is None else rows
+    spans = np.full((len(rows), 2, 2), NO_SPAN, np.int32)
+    scores = np.full((len(rows), 2), -np.inf, np.float32)
+    for place, row in enumerate(rows):
+        asked, text, probability, _ = ASKED[row]
+        begin = (RIVER, LONG, MARKED)[asked["context"]].index(text)
+        spans[place, 0] = begin, begin + len(text)
+        scores[place, 0] = odds_of(probability)
+    answers = Answers(np.array(rows), np.zeros(len(rows), np.float32), spans, scores)
+    windows = np.array([ASKED[row][3] for row in rows])
+    return failure_report(questions, contexts, answers, windows, threshold, worst=worst)
+
+
+def figures(report: Report, name: str) -> dict[str, tuple[float, ...]]:
+    """Count, EM, F1 and share of "no answer" by group."""
+    groups = report.overall if name == "overall" else report.breakdowns[name]
+    return {group.name: astuple(group)[1:] for group in groups}
+
+
+# Right are q0, q1 ("753 BC ." normalises to a gold answer) and q6. q2 is a wrong span without a word
+# of the gold answer, q3 is not answered; q4, q5 and q7 are answered and have no answer.
+def test_overall_figures_by_hand() -> None:
+    assert figures(by_hand(), "overall") == {
+        "all": (8, 37.5, 37.5, 25.0),
+        "answerable": (4, 50.0, 50.0, 25.0),
+        "unanswerable": (4, 25.0, 25.0, 25.0),
+    }
+
+
+def test_breakdowns_by_hand_in_their_order() -> None:
+    report = by_hand()
+    expected = {
+        "question_word": {
+            "who": (2, 0.0, 0.0, 50.0),  # q3 ("whom" comes before "what"), q4
+            "what": (2, 100.0, 100.0, 50.0),  # q1, q6
+            "when": (1, 0.0, 0.0, 0.0),
+            "where": (1, 100.0, 100.0, 0.0),
+            "why": (1, 0.0, 0.0, 0.0),
+            "other": (1, 0.0, 0.0, 0.0),
+        },
+        "answer_words": {"2": (4, 50.0, 50.0, 25.0)},
+        "answer_position": {
+            "first quarter": (2, 50.0, 50.0, 0.0),  # q1, q2
+            "second quarter": (1, 100.0, 100.0, 0.0),  # q0: character 19 of 69
+            "last quarter": (1, 0.0, 0.0, 100.0),  # q3
+        },
+        "context_words": {
+            "under 50": (6, 100 / 3, 100 / 3, 100 / 3),
+            "50–99": (2, 50.0, 50.0, 0.0),
+        },
+        "windows": {
+            "1": (6, 100 / 3, 100 / 3, 100 / 3),
+            "2": (1, 100.0, 100.0, 0.0),
+            "3+": (1, 0.0, 0.0, 0.0),
+        },
+    }
+    assert list(report.breakdowns) == list(expected)
+    for name, groups in expected.items():
+        assert list(figures(report, name)) == list(groups)
+        for group, values in groups.items():
+            assert figures(report, name)[group] == pytest.approx(values), (name, group)
+
+
+def test_f1_counts_part_of_an_answer() -> None:
+    questions, contexts = tables([question("Where? q", 0, ["the North Sea"])], [RIVER])
+    begin = RIVER.index("North")
+    span = np.array([[[begin, begin + 5]]], np.int32)
+    answers = Answers(np.array([0]), np.zeros(1, np.float32), span, np.ones((1, 1), np.float32))
+    report = failure_report(questions, contexts, answers, np.array([1]), 0.0)
+    assert figures(report, "overall")["all"] == pytest.approx((1, 0.0, 200 / 3, 0.0))
+    assert list(figures(report, "overall")) == ["all", "answerable"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(1, "1"), (3, "3"), (4, "4–5"), (5, "4–5"), (6, "6–10"), (10, "6–10"), (11, "11+")],
+)
+def test_answer_length_is_that_of_the_first_gold_answer(words: int, name: str) -> None:
+    gold = " ".join(RIVER.split()[:words])
+    questions, contexts = tables([question("How? q", 0, [gold, "Alps"])], [RIVER])
+    answers = Answers(
+        np.array([0]),
+        np.zeros(1, np.float32),
+        np.array([[[0, 3]]], np.int32),
+        np.ones((1, 1), np.float32),
+    )
+    report = failure_report(questions, contexts, answers, np.array([1]), 0.0)
+    assert list(figures(report, "answer_words")) == [name]
+
+
+def test_plausible_answers_by_hand() -> None:
+    plausible = by_hand().plausible
+    assert plausible is not None
+    # q4 takes it, q5 answers with something else, q6 does not answer though it is the best span.
+    assert astuple(plausible) == pytest.approx((3, 200 / 3, 100 / 3))
+    assert by_hand(rows=[0, 7]).plausible is None
+
+
+def test_calibration_by_hand() -> None:
+    measured = by_hand().calibration
+    # Confidence: 0.9, 0.95, 0.85, 0.9 (none), 0.99, 0.75, 0.8 (none), 0.6; some are borders of bins
+    # but for rounding, so which bin each is in is tested below.
+    assert sum(each.count for each in measured.bins) == 8
+    assert measured.confidence == pytest.approx(100 * 6.74 / 8, abs=1e-4)
+    assert measured.right == 37.5
+
+    confidence = np.array([0.0, 0.05, 0.55, 0.5, 0.95, 1.0, 1.0])
+    right = np.array([0, 1, 1, 0, 1, 1, 0])
+    measured = calibration(confidence, right)
+    assert [astuple(each) for each in measured.bins] == [
+        pytest.approx((0.0, 10.0, 2, 2.5, 50.0)),
+        pytest.approx((50.0, 60.0, 2, 52.5, 50.0)),
+        pytest.approx((90.0, 100.0, 3, 295 / 3, 200 / 3)),
+    ]
+    assert measured.ece == pytest.approx((2 * 47.5 + 2 * 2.5 + 95) / 7)
+
+
+def test_a_perfectly_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large() -> None:
+    draw = np.random.default_rng(0)
+    confidence = draw.random(50_000)
+    right = (draw.random(50_000) < confidence).astype(float)
+    measured = calibration(confidence, right)
+    assert measured.ece < 1.0
+    assert [each.low for each in measured.bins] == [10.0 * place for place in range(10)]
+    assert calibration(np.sqrt(confidence), right).ece == pytest.approx(100 * (2 / 3 - 1 / 2), 0.1)
+
+
+def test_worst_errors_are_wrong_and_the_surest_first() -> None:
+    report = by_hand()
+    assert [mistake.id for mistake in report.mistakes] == ["q4", "q3", "q2", "q5", "q7"]
+    sure = [mistake.confidence for mistake in report.mistakes]
+    assert sure == pytest.approx([99.0, 90.0, 85.0, 75.0, 60.0], abs=1e-4)
+    assert by_hand(worst=2).mistakes == report.mistakes[:2]
+
+    answered, unanswered = report.mistakes[:2]
+    assert (answered.predicted, answered.golds, answered.marked) == ("Basel", [], "Basel")
+    assert answered.before + answered.marked + answered.after == RIVER
+    assert (unanswered.predicted, unanswered.golds) == ("", ["North Sea"])
+    assert (unanswered.marked, unanswered.after) == ("North Sea", ".")
+
+
+def test_threshold_decides_what_was_answered() -> None:
+    always, never = by_hand(math.inf), by_hand(-math.inf)
+    assert figures(always, "overall")["all"][3] == 0.0
+    assert figures(never, "overall")["all"] == (8, 50.0, 50.0, 100.0)
+    # The probability is of what was answered, even where the other choice is likelier.
+    assert [mistake.id for mistake in always.mistakes][-1] == "q3"
+    assert always.mistakes[-1].confidence == pytest.approx(10.0, abs=1e-4)
+    assert (always.to_dict()["threshold"], never.to_dict()["threshold"]) == ("inf", "-inf")
+
+
+def test_part_of_the_questions_is_reported_as_if_there_were_no_others() -> None:
+    report = by_hand(rows=[1, 3])
+    assert figures(report, "overall") == {
+        "all": (2, 50.0, 50.0, 50.0),
+        "answerable": (2, 50.0, 50.0, 50.0),
+    }
+    assert list(figures(report, "question_word")) == ["who", "what"]
+    assert [mistake.id for mistake in report.mistakes] == ["q3"]
+
+
+def test_a_question_without_legal_span_is_unanswered_at_any_threshold() -> None:
+    questions, contexts = tables([question("Where? q", 0, ["Alps"])], [RIVER])
+    answers = Answers(
+        np.array([0]),
+        np.full(1, -3.0, np.float32),
+        np.full((1, 2, 2), NO_SPAN, np.int32),
+        np.full((1, 2), -np.inf, np.float32),
+    )
+    report = failure_report(questions, contexts, answers, np.array([1]), math.inf)
+    assert figures(report, "overall")["all"] == (1, 0.0, 0.0, 100.0)
+    (mistake,) = report.mistakes
+    assert (mistake.predicted, mistake.marked, mistake.confidence) == ("", "Alps", 100.0)
+
+
+def test_refuses_what_it_cannot_report_on() -> None:
+    with pytest.raises(ValueError, match="no questions"):
+        by_hand(rows=[])
+    questions, contexts = tables([ASKED[0][0]], [RIVER])
+    answers = Answers(np.array([0]), np.zeros(1), np.zeros((1, 1, 2), int), np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="2 numbers of windows for 1 questions"):
+        failure_report(questions, contexts, answers, np.array([1, 1]), 0.0)
+
+
+# ---- any data
+
+TEXTS = st.text(st.sampled_from("ab .,'\n\u0301é|*_`<the"), min_size=1, max_size=40)
+
+
+@st.composite
+def evaluated(draw: st.DrawFn) -> tuple[pa.Table, pa.Table, Answers, np.ndarray, float]:
+    contexts = draw(st.lists(TEXTS, min_size=1, max_size=3))
+
+    def a_span(text: str) -> tuple[int, int]:
+        begin = draw(st.integers(0, len(text) - 1))
+        return begin, draw(st.integers(begin + 1, len(text)))
+
+    asked, spans = [], []
+    for row in range(draw(st.integers(1, 8))):
+        context = draw(st.integers(0, len(contexts) - 1))
+        text = contexts[context]
+        record: dict[str, Any] = {"id": f"id{row}", "context": context, "labelled": True}
+        record["text"] = draw(st.sampled_from(["Who?", "how so", "a|b", "", "which why\n"]))
+        for name in ("answers", "plausible_answers"):
+            places = [a_span(text) for _ in range(draw(st.integers(0, 2)))]
+            record[name] = [{"text": text[begin:end], "start": begin} for begin, end in places]
+        asked.append(record)
+        spans.append(draw(st.sampled_from([a_span(text), (NO_SPAN, NO_SPAN)])))
+    score = st.floats(-20, 20, width=32)
+    best = [draw(score) if begin != NO_SPAN else -math.inf for begin, _ in spans]
+    answers = Answers(
+        np.arange(len(asked)),
+        np.array([draw(score) for _ in asked], np.float32),
+        np.array(spans, np.int32)[:, None],
+        np.array(best, np.float32)[:, None],
+    )
+    windows = np.array([draw(st.integers(1, 5)) for _ in asked])
+    return *tables(asked, contexts), answers, windows, draw(st.sampled_from([0.0, -3.0, math.inf]))
+
+
+@given(evaluated())
+def test_groups_add_up_to_the_official_figures(
+    case: tuple[pa.Table, pa.Table, Answers, np.ndarray, float],
+) -> None:
+    questions, contexts, answers, windows, threshold = case
+    report = failure_report(questions, contexts, answers, windows, threshold)
+    golds = [[each["text"] for each in given] for given in questions["answers"].to_pylist()]
+    texts = best_texts(
+        answers, [contexts["text"][row].as_py() for row in questions["context"].to_pylist()]
+    )
+    official = evaluate(golds, texts, null_odds=answers.null_odds, threshold=threshold)
+    overall = {group.name: group for group in report.overall}
+    for name, prefix in (("all", ""), ("answerable", "HasAns_"), ("unanswerable", "NoAns_")):
+        assert (name in overall) == (f"{prefix}total" in official)
+        if name in overall:
+            assert overall[name].count == official[f"{prefix}total"]
+            assert overall[name].exact == pytest.approx(official[f"{prefix}exact"])
+            assert overall[name].f1 == pytest.approx(official[f"{prefix}f1"])
+    for name, groups in report.breakdowns.items():
+        covered = overall["answerable" if name.startswith("answer") else "all"]
+        assert sum(group.count for group in groups) == covered.count
+        for figure in ("exact", "f1", "no_answer"):
+            weighted = sum(group.count * getattr(group, figure) for group in groups)
+            assert weighted / covered.count == pytest.approx(getattr(covered, figure))
+
+    measured = report.calibration
+    assert sum(each.count for each in measured.bins) == overall["all"].count
+    assert measured.right == pytest.approx(overall["all"].exact)
+    assert 0 <= measured.ece <= 100
+    wrong = round(overall["all"].count * (1 - overall["all"].exact / 100))
+    assert len(report.mistakes) == wrong
+    if report.plausible:
+        assert report.plausible.taken <= report.plausible.answered <= 100
+
+    content = report.to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    lines = report.to_markdown().splitlines()
+    cells = {line.count("|") for line in lines if line.startswith("| ")}
+    assert cells <= {5, 6}  # as many in every row as in its header
+
+
+# ---- excerpts and Markdown
+
+
+def test_excerpt_shows_whole_words_on_both_sides() -> None:
+    words = " ".join(f"word{number}" for number in range(200))
+    begin = words.index("word100")
+    before, marked, after = excerpt(words, begin, begin + 7)
+    assert marked == "word100"
+    assert before.startswith("… word9") and before.endswith(" word99 ")
+    assert after.startswith(" word101 ") and after.endswith(" …")
+    assert 130 < len(before + marked + after) <= 160 + 4
+    assert all(word in {*words.split(), "…"} for word in (before + marked + after).split())
+
+
+def test_excerpt_at_the_borders_uses_the_room_of_the_other_side() -> None:
+    words = " ".join(f"word{number}" for number in range(200))
+    before, marked, after = excerpt(words, 0, 5)
+    assert (before, marked) == ("", "word0") and 140 < len(after) <= 157
+    before, marked, after = excerpt(words, len(words) - 7, len(words))
+    assert (marked, after) == ("word199", "") and 140 < len(before) <= 157
+    assert excerpt(RIVER, 0, len(RIVER)) == ("", RIVER, "")
+
+
+def test_excerpt_flattens_white_space_and_keeps_the_span() -> None:
+    context = "\n One\n\n two\t(three\u2028 four), five \n"
+    begin, end = context.index("three"), context.index(")")
+    assert excerpt(context, begin, end) == ("One two (", "three four", "), five")
+    assert excerpt(context, begin, end + 2) == ("One two (", "three four),", " five")
+    assert excerpt("a b c", 1, 4) == ("a ", "b", " c")  # no spaces at the span's ends
+
+
+def test_excerpt_counts_code_points_and_parts_no_letter_from_its_marks() -> None:
+    context = "Cafe\u0301 \U0001f600 in São Paulo"
+    begin = context.index("São")
+    assert excerpt(context, begin, begin + 3) == ("Cafe\u0301 \U0001f600 in ", "São", " Paulo")
+    # One word that is too long is cut, but not between a letter and its mark.
+    for shift in range(3):
+        endless = "x" * shift + "e\u0301\u0323" * 200
+        before, marked, after = excerpt(endless, 300 + shift, 303 + shift)
+        assert before.startswith("…e") and marked == "e\u0301\u0323"
+        assert after.endswith("\u0323…")
+        assert len(before + marked + after) <= 160 + 4
+
+
+def test_excerpt_of_a_long_span_shortens_it_and_still_shows_what_is_around() -> None:
+    context = "before it " + "long " * 60 + "after it"
+    before, marked, after = excerpt(context, 10, 10 + 5 * 60 - 1)
+    assert before == "before it " and after == " after it"
+    assert marked.startswith("long long") and marked.endswith("long …") and len(marked) <= 162
+
+
+@given(st.text(max_size=500), st.data())
+def test_excerpt_is_part_of_the_context(context: str, data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(context)))
+    end = data.draw(st.integers(begin, len(context)))
+    shown = "".join(excerpt(context, begin, end))
+    assert "\n" not in shown and len(shown) <= 2 * 160 + 6
+    if "…" not in shown:
+        assert shown.split() == context.split()
+
+
+def test_markdown_shows_texts_as_they_are() -> None:
+    markdown = by_hand().to_markdown()
+    assert r"**\[d\](e)**" in markdown
+    assert (
+        r"Context: a\_b \*c\* \| **\[d\](e)** &lt;f&gt; \`g\` &#126;h&#126; &amp; \\i" in markdown
+    )
+
+
+def test_markdown_says_where_the_model_fails() -> None:
+    markdown = by_hand().to_markdown()
+    lines = markdown.splitlines()
+    assert "| all | 8 | 37.5 | 37.5 | 25.0 |" in lines
+    assert "| second quarter | 1 | 100.0 | 100.0 | 0.0 |" in lines
+    assert "| 3+ | 1 | 0.0 | **0.0** | 0.0 |" in lines  # the lowest F1 of its table
+    assert "| 2 | 4 | 50.0 | 50.0 | 25.0 |" in lines  # the only group is not pointed out
+    assert "Questions: 3. Answered at all: 66.7 %. Answered with the plausible answer: 33.3 %." in (
+        lines
+    )
+    at = lines.index("2. Question: To whom, or what, flows it? q3 (q3)<br>")
+    assert lines[at + 1 :][:2] == [
+        "   Answer: no answer, 90.0 % sure. Gold: North Sea<br>",
+        "   Context: The Rhine rises in the Alps and flows through Basel to the *North Sea*.",
+    ]
+    assert "Worst" not in by_hand(rows=[0]).to_markdown()
+
+
+def test_small_groups_are_not_pointed_out() -> None:
+    rows = [0] * 30 + [7] + [4] * 3
+    lines = by_hand(rows=rows).to_markdown().splitlines()
+    assert "| other | 1 | 0.0 | 0.0 | 0.0 |" in lines
+    assert "| who | 3 | 0.0 | **0.0** | 0.0 |" in lines
+
+
+def test_the_figure_draws_the_bins() -> None:
+    report = by_hand()
+    figure = calibration_figure(report)
+    assert tuple(figure.get_size_inches() * figure.dpi) == (640, 480)
+    above, below = figure.axes
+    bins = report.calibration.bins
+    assert above.get_title() == f"Calibration: ECE {report.calibration.ece:.1f} points, 8 answers"
+    assert [bar.get_height() for bar in above.patches] == [each.right for each in bins]
+    assert [bar.get_x() for bar in above.patches] == [each.low for each in bins]
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(100)
