@@ -91,7 +91,7 @@ def figures(report: Report, name: str) -> dict[str, tuple[float, ...]]:
     return {group.name: astuple(group)[1:] for group in groups}
 
 
-# Right are q0, q1 ("753 BC ." normalises to a gold answer) and q6. q2 is a wrong span without a word
+# Right are q0, q1 ("753 BC ." normalises to a gold answer) and q6. q2 is a span that has no word
 # of the gold answer, q3 is not answered; q4, q5 and q7 are answered and have no answer.
 def test_overall_figures_by_hand() -> None:
     assert figures(by_hand(), "overall") == {
