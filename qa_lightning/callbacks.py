@@ -1,18 +1,23 @@
-"""What happens beside training: the best model saved for use, prediction files."""
+"""What happens beside training: the best model saved for use, predictions and reports written."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
-from qa_lightning.model.encoder import build_encoder
+from qa_lightning.errors import UserError
+from qa_lightning.evaluation.files import PREDICTIONS, write_predictions
+from qa_lightning.evaluation.report import Report, calibration_figure, failure_report
+from qa_lightning.model.encoder import NULL_THRESHOLD, build_encoder
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -25,7 +30,8 @@ class SaveBestModel(Callback):
     """Saves the best model as a Hugging Face folder at the end of `fit`, and says what came out.
 
     The folder `model` in the run's folder holds the weights of the best checkpoint and the
-    tokenizer, as `save_pretrained` writes them.
+    tokenizer, as `save_pretrained` writes them; `null_threshold` in its config.json is the tuned
+    null threshold, if there is one.
     """
 
     def __init__(self) -> None:
@@ -87,6 +93,8 @@ def save_model(checkpoint: Path, folder: Path, data: SquadDataModule) -> None:
         if name.startswith(prefix)
     }
     encoder.load_state_dict(weights)
+    if content.get(NULL_THRESHOLD) is not None:
+        setattr(encoder.config, NULL_THRESHOLD, content[NULL_THRESHOLD])
     encoder.save_pretrained(folder)
     data.tokenizer.save_pretrained(folder)
 
@@ -105,6 +113,26 @@ def _log_final_figures(
             logger.log_hyperparams({**module.hparams, **trainer.datamodule.hparams}, final)  # type: ignore[attr-defined]
 
 
+def thresholds_compared(figures: Mapping[str, Any], split: str) -> list[str]:
+    """The scores at three null thresholds, each named for what it is, as lines of text.
+
+    Args:
+        figures: What was logged.
+        split: "val" or "test".
+    """
+    ways = {
+        "zero": "at null threshold 0",
+        "tuned": "at the threshold tuned on held-out training articles",
+        "best": "at the best threshold for these very questions: an oracle, not a result",
+    }
+    return [
+        f"    EM {figures[f'{split}/{way}_exact']:.2f}   F1 {figures[f'{split}/{way}_f1']:.2f}   "
+        f"{meaning}"
+        for way, meaning in ways.items()
+        if f"{split}/{way}_exact" in figures
+    ]
+
+
 def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
     lines = ["", "Best model"]
     if "val/exact" in figures:
@@ -116,6 +144,7 @@ def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
                     f"F1 {figures[f'val/{group}_f1']:.2f}"
                 )
         lines.append(f"  answered with 'no answer': {figures['val/null_share']:.1f} %")
+        lines += thresholds_compared(figures, "val")
     lines += [
         f"  checkpoint   {best}",
         f"  model        {run / 'model'}   (DistilBertForQuestionAnswering.from_pretrained)",
@@ -124,30 +153,76 @@ def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
     return "\n".join(lines)
 
 
-class PredictionWriter(Callback):
-    """Writes `predictions.json` and `null_odds.json` after `predict`, in the official shapes.
+class EvaluationFiles(Callback):
+    """Writes what an evaluation gave: the predictions and, where labels are known, a report.
 
-    `predictions.json` maps every question's id to its answer, "" where there is none;
-    `null_odds.json` maps it to the null score less the best answer's score.
+    After `predict`, `validate` and `test`: `predictions.json`, `nbest_predictions.json` and
+    `null_odds.json` (see `qa_lightning.evaluation.files`). After `validate` and `test` also
+    `scores.json`, the figures to the last digit (TensorBoard rounds them to float32), and
+    `report.md`, `report.json` and `calibration.png`, which TensorBoard shows too: where the model
+    fails (see `qa_lightning.evaluation.report`).
     """
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather all processes' windows and write the files, on the first process alone."""
-        module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
-        metric = module.metric
-        with metric.sync_context():
-            answers = metric.answers()
-        texts = metric.texts(answers)
-        odds = answers.null_odds.tolist()
-        predictions, null_odds = {}, {}
-        for name, text, null in zip(metric.ids(answers), texts, odds, strict=True):
-            predictions[name] = "" if null > module.null_threshold else text
-            null_odds[name] = null
-        self._write(Path(trainer.log_dir or "."), predictions, null_odds)
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """Choose the folder.
 
-    @rank_zero_only
-    def _write(self, folder: Path, predictions: dict[str, str], odds: dict[str, float]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (("predictions.json", predictions), ("null_odds.json", odds)):
-            (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
-        rank_zero_info(f"{len(predictions):,} answers in {folder / 'predictions.json'}")
+        Args:
+            folder: Where to write; by default the run's folder.
+        """
+        self.folder = None if folder is None else Path(folder)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the predictions."""
+        self._write(trainer, pl_module, "predict")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write predictions and report, unless this validation is a part of `fit`."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write predictions and report."""
+        self._write(trainer, pl_module, "test")
+
+    def _write(
+        self, trainer: Trainer, pl_module: LightningModule, split: Literal["val", "test", "predict"]
+    ) -> None:
+        """Gather the windows of all processes and write the files, on the first process alone."""
+        module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
+        folder = self.folder or Path(trainer.log_dir or ".")  # broadcast: asked for by everyone
+        with module.metric.sync_context():
+            answers = module.metric.answers()
+        if not trainer.is_global_zero:
+            return
+        windows = module.datamodule.windows(split)
+        threshold = module.threshold_in_force
+        questions = windows.questions.take(answers.question)
+        texts = windows.contexts["text"].take(questions["context"]).to_pylist()
+        try:
+            write_predictions(folder, questions["id"].to_pylist(), texts, answers, threshold)
+            if split != "predict":
+                figures = json.dumps(module.metric.compute(), indent=1)
+                (folder / "scores.json").write_text(figures + "\n", encoding="utf-8")
+                number_of_windows = np.bincount(windows.question)[answers.question]
+                report = failure_report(
+                    windows.questions, windows.contexts, answers, number_of_windows, threshold
+                )
+                self._write_report(trainer, report, folder, split)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+        for line in thresholds_compared(trainer.callback_metrics, split):
+            rank_zero_info(line)
+        rank_zero_info(f"{len(texts):,} answers in {folder / PREDICTIONS}")
+
+    def _write_report(self, trainer: Trainer, report: Report, folder: Path, split: str) -> None:
+        text = report.to_markdown()
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "report.json").write_text(content + "\n", encoding="utf-8")
+        figure = calibration_figure(report)
+        figure.savefig(folder / "calibration.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text(f"{split}/report", text)
+                logger.experiment.add_figure(f"{split}/calibration", figure)
+        rank_zero_info(f"where the model fails: {folder / 'report.md'}")

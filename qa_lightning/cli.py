@@ -27,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from qa_lightning.callbacks import PredictionWriter, SaveBestModel
+from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
 from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import QuestionAnsweringModule
@@ -222,6 +222,20 @@ class QuestionAnsweringCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Add what one command alone has."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                default=None,
+                help="Folder for predictions and report; by default the run's own.",
+            )
+        return parser
+
     def _parse_ckpt_path(self) -> None:
         """Take the model's hyperparameters from the checkpoint, once it is known to be ours."""
         options = self.config[self.config["subcommand"]]
@@ -283,8 +297,11 @@ class QuestionAnsweringCLI(LightningCLI):
                 newest = {"filename": "last", "monitor": None, "save_top_k": 1, "save_last": None}
                 settings = self._get(self.config, "checkpoint").as_dict()
                 callbacks.append(ModelCheckpoint(**{**settings, **newest}))
-        if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
+        if not fitting:
+            output = self._get(self.config, "output")
+            # Without a run folder nobody has said where to put files that were not asked for.
+            if output or kwargs.get("logger") or options["logger"] or self.subcommand == "predict":
+                callbacks.append(EvaluationFiles(output))
         self.trainer_defaults["callbacks"] = callbacks
         # Sharding and shuffling are the datamodule's own; Lightning's would not know its sampler.
         return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)

@@ -151,9 +151,13 @@ def _slots(column: np.ndarray, size: np.ndarray, width: int) -> np.ndarray:
 class WindowSampler(Sampler[np.ndarray]):
     """Batches of window rows for one process, the same on every run with the same seed and epoch.
 
-    An epoch gives every window once. All processes get the same number of batches, cut from common
-    ones, so that a step is the same windows however many processes share it; sizes differ by one
-    at most, instead of a last batch of a few. `set_epoch` changes the order; Lightning calls it.
+    An epoch gives every window once. All processes get the same number of batches. In training
+    they are cut from common ones, so that a step is the same windows however many processes share
+    it; sizes differ by one at most, instead of a last batch of a few. In evaluation ("sorted")
+    whole batches are dealt out instead, the same ones however many processes there are: a matrix
+    product may round differently in another batch, and scores are not to. Processes that would
+    get one batch less are lent the last one; its windows are told apart by their key.
+    `set_epoch` changes the order; Lightning calls it.
     """
 
     def __init__(
@@ -192,10 +196,17 @@ class WindowSampler(Sampler[np.ndarray]):
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every process."""
+        if self.order == "sorted":
+            return -(-self._whole_batches // self.world_size)
         shared = self.batch_size * self.world_size
         needed = -(-len(self.lengths) // shared)
         # With very few windows, rather fewer and larger batches than an empty one somewhere.
         return max(1, min(needed, len(self.lengths) // self.world_size))
+
+    @property
+    def _whole_batches(self) -> int:
+        """Batches of an evaluation, on all processes together."""
+        return -(-len(self.lengths) // self.batch_size)
 
     def __len__(self) -> int:
         """Batches of an epoch on this process."""
@@ -205,12 +216,16 @@ class WindowSampler(Sampler[np.ndarray]):
         """Give this process's share of every batch: int64 arrays of window rows."""
         if not len(self.lengths):
             return
-        random = np.random.default_rng([self.seed, self.epoch])
         total = len(self.lengths)
         if self.order == "sorted":
             rows = np.argsort(-self.lengths, kind="stable")
-        else:
-            rows = random.permutation(total)
+            bounds = np.linspace(0, total, self._whole_batches + 1).astype(np.int64)
+            for step in range(self.steps):
+                mine = min(step * self.world_size + self.rank, self._whole_batches - 1)
+                yield rows[bounds[mine] : bounds[mine + 1]]
+            return
+        random = np.random.default_rng([self.seed, self.epoch])
+        rows = random.permutation(total)
         bounds = np.linspace(0, total, self.steps + 1).astype(np.int64)
         if self.order == "grouped":
             for at in range(0, self.steps, GROUPED_AT_ONCE):

@@ -22,7 +22,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from qa_lightning.data.batches import WindowDataset, WindowSampler
-from qa_lightning.data.squad import ReadReport, Source, read_squad, resolve_source, select
+from qa_lightning.data.squad import (
+    ReadReport,
+    Source,
+    read_squad,
+    resolve_source,
+    select,
+    split_articles,
+)
 from qa_lightning.data.windows import Ragged, Special, Windows, WindowSettings, make_windows
 from qa_lightning.errors import UserError
 
@@ -31,13 +38,13 @@ if TYPE_CHECKING:
 
     from qa_lightning.data.squad import SquadTables
 
-Split = Literal["train", "val", "test", "predict"]
+Split = Literal["train", "holdout", "val", "test", "predict"]
 
 FORMAT = 1
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 STAGES: Mapping[str, tuple[Split, ...]] = {
-    "fit": ("train", "val"),
+    "fit": ("train", "val", "holdout"),
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
@@ -57,11 +64,28 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which questions of a source are used, and how."""
+    """Which questions of a source are used, and how.
+
+    `holdout` is the share of articles that are held out, and `held_out` says whether these are
+    meant, or those that stay.
+    """
 
     unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
     max_questions: int | None = None
     seed: int = 42
+    holdout: float = 0.0
+    held_out: bool = False
+
+    def of(self, tables: SquadTables) -> SquadTables:
+        """Select from what was read."""
+        if self.holdout:
+            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
+        return select(
+            tables,
+            unanswerable=self.unanswerable,
+            max_questions=self.max_questions,
+            seed=self.seed,
+        )
 
 
 class SquadDataModule(LightningDataModule):
@@ -91,6 +115,7 @@ class SquadDataModule(LightningDataModule):
         max_val_questions: int | None = None,
         max_test_questions: int | None = None,
         max_predict_questions: int | None = None,
+        holdout: float = 0.0,
         seed: int = 42,
         cache_dir: str | None = None,
     ) -> None:
@@ -128,7 +153,9 @@ class SquadDataModule(LightningDataModule):
             max_val_questions: The same for validation.
             max_test_questions: The same for test.
             max_predict_questions: The same for prediction.
-            seed: Fixes the samples and the order of training.
+            holdout: Share of the training articles, 0 to 1, that are not trained on: the null
+                threshold is tuned on their questions at every validation. 0 for none.
+            seed: Fixes the samples, the articles held out and the order of training.
             cache_dir: Where downloads and tokenised windows are kept. By default the folder named
                 by the environment variable QA_LIGHTNING_CACHE, else ~/.cache/qa_lightning.
 
@@ -145,6 +172,8 @@ class SquadDataModule(LightningDataModule):
             most = self.hparams[f"max_{split}_questions"]
             if most is not None and most < 1:
                 raise UserError(f"--data.max_{split}_questions must be at least 1, not {most}")
+        if not 0 <= holdout < 1:
+            raise UserError(f"--data.holdout must be at least 0 and below 1, not {holdout}")
         if num_workers is not None and num_workers < 0:
             raise UserError(f"--data.num_workers cannot be {num_workers}")
         self.window_settings = WindowSettings(
@@ -159,7 +188,9 @@ class SquadDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, read, tokenise and cache, on one process of each machine."""
-        for split in self._splits():
+        if self.trainer is None or self.trainer.state.fn is None:
+            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        for split in self._splits(self.trainer.state.fn.value):
             folder = self._folder(split)
             if _is_complete(folder):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
@@ -169,7 +200,7 @@ class SquadDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the cached windows, on every process."""
-        for split in STAGES[stage]:
+        for split in self._splits(stage):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
                 self._describe(split)
@@ -178,9 +209,14 @@ class SquadDataModule(LightningDataModule):
         """Training batches, in an order that the seed and the epoch fix."""
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader:
-        """Validation batches."""
-        return self._loader("val")
+    def val_dataloader(self) -> list[DataLoader]:
+        """Validation batches, and in `fit` those of the articles held out."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return [
+            self._loader(split)
+            for split in self._splits("fit" if fitting else "validate")
+            if split != "train"
+        ]
 
     def test_dataloader(self) -> DataLoader:
         """Test batches."""
@@ -210,6 +246,8 @@ class SquadDataModule(LightningDataModule):
     def source(self, split: Split) -> Source:
         """The file or hub dataset that a split comes from; downloaded when first asked for."""
         if split not in self._sources:
+            if split == "holdout":
+                return self.source("train")
             official: Literal["train", "dev"] = "train" if split == "train" else "dev"
             self._sources[split] = resolve_source(
                 self.hparams[split], official, self.cache_dir / "downloads"
@@ -218,16 +256,19 @@ class SquadDataModule(LightningDataModule):
 
     # ------------------------------------------------------------------ how
 
-    def _splits(self) -> tuple[Split, ...]:
-        if self.trainer is None or self.trainer.state.fn is None:
-            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
-        return STAGES[self.trainer.state.fn.value]
+    def _splits(self, stage: str) -> tuple[Split, ...]:
+        """Splits of a stage, in the order of their loaders."""
+        splits = STAGES[stage]
+        return splits if self.hparams["holdout"] else tuple(s for s in splits if s != "holdout")
 
     def _selection(self, split: Split) -> Selection:
+        of_training = split in ("train", "holdout")
         return Selection(
-            self.hparams.get(f"{split}_unanswerable", "no_answer"),
-            self.hparams[f"max_{split}_questions"],
+            self.hparams.get(f"{'train' if of_training else split}_unanswerable", "no_answer"),
+            self.hparams.get(f"max_{split}_questions"),
             self.hparams["seed"],
+            self.hparams["holdout"] if of_training else 0.0,
+            split == "holdout",
         )
 
     def _settings(self, split: Split) -> WindowSettings:
@@ -255,8 +296,12 @@ class SquadDataModule(LightningDataModule):
         source = self.source(split)
         rank_zero_info(f"{split}: reading {source.name}")
         tables = read_squad(source)
-        _warn_about(source.name, tables.report)
-        tables = select(tables, **asdict(self._selection(split)))
+        if split != "holdout":  # the training set's, read for the training questions before
+            _warn_about(source.name, tables.report)
+        try:
+            tables = self._selection(split).of(tables)
+        except UserError as error:
+            raise UserError(f"{source.name}: {error}") from error
         if tables.questions.num_rows == 0:
             raise UserError(
                 f"{source.name}: no question is left for {split} with these options "

@@ -498,13 +498,62 @@ def select(
                 f"no question is left: all {tables.questions.num_rows:,} are unanswerable, and "
                 f"unanswerable is {unanswerable!r}; use 'no_answer' to keep them"
             )
-    context = questions["context"].to_numpy()
     if max_questions is not None:
         random = np.random.Generator(np.random.PCG64(seed))
         place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
+        context = questions["context"].to_numpy()
         drawn = np.argsort(place[context], kind="stable")[:max_questions]
-        kept = np.sort(drawn)
-        questions, context = questions.take(kept), context[kept]
+        questions = questions.take(np.sort(drawn))
+    return _with_contexts(tables, questions)
+
+
+def split_articles(
+    tables: SquadTables, share: float, seed: int = 42
+) -> tuple[SquadTables, SquadTables]:
+    """Hold out whole articles: no question of an article that stays is among those held out.
+
+    Articles with the same title count as one.
+
+    Args:
+        tables: What `read_squad` gave.
+        share: Share of the articles to hold out, above 0 and below 1; at least one article is held
+            out, and at least one stays.
+        seed: Fixes which.
+
+    Returns:
+        The tables of the articles that stay, and of those held out.
+
+    Raises:
+        UserError: there are not two articles.
+    """
+    # An article without a title goes by its number.
+    titles = tables.contexts["title"].to_pylist()
+    numbers = tables.contexts["article"].to_pylist()
+    names = {name: None for name in map(_article, titles, numbers)}
+    if len(names) < 2:
+        raise UserError(
+            "holding out articles needs at least two of them (by title), and there is one"
+        )
+    random = np.random.Generator(np.random.PCG64(seed))
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    chosen = set(random.permutation(len(names))[:count].tolist())
+    held = {name for position, name in enumerate(names) if position in chosen}
+    is_held = np.array([_article(*both) in held for both in zip(titles, numbers, strict=True)])
+    of_question = is_held[tables.questions["context"].to_numpy()]
+    stays, out = (
+        _with_contexts(tables, tables.questions.filter(pa.array(mask)))
+        for mask in (~of_question, of_question)
+    )
+    return stays, out
+
+
+def _article(title: str, number: int) -> str | int:
+    return title or number
+
+
+def _with_contexts(tables: SquadTables, questions: pa.Table) -> SquadTables:
+    """Some of the tables' questions, with the contexts that they need."""
+    context = questions["context"].to_numpy()
     used, rows = np.unique(context, return_inverse=True)
     questions = questions.set_column(
         QUESTIONS.get_field_index("context"),

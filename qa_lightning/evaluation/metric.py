@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from qa_lightning.errors import UserError
-from qa_lightning.evaluation.scoring import evaluate
+from qa_lightning.evaluation.scoring import evaluate, score_answers, tune_threshold
 from qa_lightning.evaluation.spans import (
     Answers,
     WindowScores,
@@ -40,15 +40,11 @@ class SquadMetric(Metric):
     loss: list[Tensor]
     token_hits: list[Tensor]
 
-    def __init__(self, null_threshold: float = 0.0) -> None:
-        """Start with nothing seen.
-
-        Args:
-            null_threshold: A question counts as unanswered when its null score exceeds its best
-                span's score by more than this.
-        """
+    def __init__(self) -> None:
+        """Start with nothing seen."""
         super().__init__()
-        self.null_threshold = null_threshold
+        self.null_threshold = 0.0
+        self.tuned_threshold: float | None = None
         for name in ("key", "null", "spans", "scores", "loss", "token_hits"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._ids: list[str] = []
@@ -68,6 +64,16 @@ class SquadMetric(Metric):
         self._context_of = questions.column("context").to_numpy()
         answers = questions.column("answers").to_pylist()
         self._golds = [[answer["text"] for answer in all_of_one] for all_of_one in answers]
+
+    def use_thresholds(self, in_force: float, tuned: float | None) -> None:
+        """Say from which null score on a question counts as unanswered.
+
+        Args:
+            in_force: A question counts as unanswered when its null score exceeds its best span's
+                score by more than this.
+            tuned: The threshold that was tuned on held-out questions, to report beside it.
+        """
+        self.null_threshold, self.tuned_threshold = in_force, tuned
 
     def update(
         self,
@@ -116,32 +122,69 @@ class SquadMetric(Metric):
         """Question ids in the order of the answers."""
         return [self._ids[row] for row in answers.question]
 
-    def compute(self) -> dict[str, float]:
-        """Score what was seen.
+    def tune(self, unanswerable_share: float | None) -> float | None:
+        """The null threshold with the highest exact match on what all processes saw.
+
+        Args:
+            unanswerable_share: Share of unanswerable questions where it will be used, see
+                `qa_lightning.evaluation.scoring.tune_threshold`.
 
         Returns:
-            The official figures by their official names (percentages, `total` counts and
-            thresholds), and: `loss`, the mean over windows; `token_accuracy`, the mean over windows
-            of "start token right" and "end token right", 0 to 1, as the starting notebook reports
-            it; `null_share`, the percentage of questions answered with "".
+            The threshold; None where nothing can be told from what was seen: nothing, or, with a
+            share, questions of one kind only.
 
         Raises:
             UserError: the model's logits are not numbers.
         """
         if not len(self.key):
-            return {}
+            return None
+        with self.sync_context():
+            answers = self._checked_answers()
+        golds = [self._golds[row] for row in answers.question]
+        answerable = np.array([len(texts) > 0 for texts in golds], bool)
+        if unanswerable_share is not None and answerable.all() | ~answerable.any():
+            return None
+        texts = self.texts(answers)
+        empty = np.array([not text for text in texts])
+        exact, _ = score_answers(golds, texts)
+        return tune_threshold(exact, answers.null_odds, answerable, empty, unanswerable_share)
+
+    def _checked_answers(self) -> Answers:
         answers = self.answers()
         if not np.isfinite(answers.null).all():
             raise UserError(
                 "the model's logits are not numbers: training diverged. Lower "
                 "--model.learning_rate, or set --trainer.precision 32-true"
             )
+        return answers
+
+    def compute(self) -> dict[str, float]:
+        """Score what was seen.
+
+        Returns:
+            The official figures at the threshold in force, by their official names (percentages,
+            `total` counts and thresholds), and: `zero_exact` and `zero_f1` at threshold 0,
+            `tuned_exact` and `tuned_f1` at the tuned threshold if there is one; `loss`, the mean
+            over windows; `token_accuracy`, the mean over windows of "start token right" and "end
+            token right", 0 to 1, as the starting notebook reports it; `null_share`, the percentage
+            of questions answered with "".
+
+        Raises:
+            UserError: the model's logits are not numbers.
+        """
+        if not len(self.key):
+            return {}
+        answers = self._checked_answers()
         odds = answers.null_odds
+        also_at = {"zero": 0.0}
+        if self.tuned_threshold is not None:
+            also_at["tuned"] = self.tuned_threshold
         figures = evaluate(
             [self._golds[row] for row in answers.question],
             self.texts(answers),
             null_odds=odds,
             threshold=self.null_threshold,
+            also_at=also_at,
         )
         figures["null_share"] = 100.0 * float(np.mean(odds > self.null_threshold))
         # A window lent to two processes counts once, and sums run in one order: the same figure

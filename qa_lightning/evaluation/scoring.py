@@ -17,7 +17,7 @@ import string
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def sweep(
     null_odds: npt.ArrayLike,
     answerable: npt.ArrayLike,
     predicted_empty: npt.ArrayLike,
+    weights: npt.ArrayLike = 1.0,
 ) -> tuple[Floats, Floats]:
     """The total score at each null threshold, as the official evaluator sweeps it.
 
@@ -123,6 +124,8 @@ def sweep(
         null_odds: how likely "no answer" is, on any scale, shape (questions,), no NaN.
         answerable: whether the question has a gold answer, shape (questions,).
         predicted_empty: whether its prediction is "", shape (questions,).
+        weights: how much each question counts, shape (questions,); the official evaluator counts
+            all alike.
 
     Returns:
         Thresholds, rising from -inf, and totals (sums, not means), both float64 arrays of shape
@@ -131,17 +134,69 @@ def sweep(
     odds = np.asarray(null_odds, np.float64)
     has_answer = np.asarray(answerable, np.bool_)
     penalty = np.where(np.asarray(predicted_empty, np.bool_), 0.0, -1.0)
-    gains = np.where(has_answer, np.asarray(scores, np.float64), penalty)
+    counted = np.broadcast_to(np.asarray(weights, np.float64), odds.shape)
+    gains = np.where(has_answer, np.asarray(scores, np.float64), penalty) * counted
     order = np.argsort(odds, kind="stable")
     thresholds = np.concatenate([[-np.inf], odds[order]])
     # cumsum adds from left to right, so totals equal those of the official loop bit for bit.
-    totals = np.cumsum(np.concatenate([[np.count_nonzero(~has_answer)], gains[order]]))
+    totals = np.cumsum(np.concatenate([[counted[~has_answer].sum()], gains[order]]))
     return thresholds, totals
 
 
 def last_of_ties(ordered: Floats) -> Bools:
     """Where a run of equal values ends in an ordered array: the places a threshold can cut."""
     return np.concatenate([ordered[1:] != ordered[:-1], [True]])
+
+
+def tune_threshold(
+    scores: npt.ArrayLike,
+    null_odds: npt.ArrayLike,
+    answerable: npt.ArrayLike,
+    predicted_empty: npt.ArrayLike,
+    unanswerable_share: float | None = None,
+) -> float:
+    """The null threshold with the highest mean score, for use on other questions than these.
+
+    Unlike the official evaluator's `best_*_thresh`, it can always be put to use: it never lies
+    between equal odds and is always finite. It stands in the middle between the two odds that it
+    tells apart, the least bold place there is.
+
+    Args:
+        scores: score of each question when it is answered, shape (questions,).
+        null_odds: null score minus best span score, shape (questions,), no NaN.
+        answerable: whether the question has a gold answer, shape (questions,).
+        predicted_empty: whether its prediction is "", shape (questions,).
+        unanswerable_share: share of unanswerable questions, above 0 and below 1, where the
+            threshold will be used; None for the share among these questions.
+
+    Returns:
+        The threshold, on the scale of the odds.
+
+    Raises:
+        ValueError: no questions, or a share is given and either kind of question is missing.
+    """
+    has_answer = np.asarray(answerable, np.bool_)
+    weights = np.ones(len(has_answer))
+    if unanswerable_share is not None:
+        share = float(np.mean(~has_answer))
+        if not 0 < share < 1:
+            raise ValueError("a share of unanswerable questions needs questions of both kinds")
+        weights = np.where(
+            has_answer, (1 - unanswerable_share) / (1 - share), unanswerable_share / share
+        )
+    thresholds, totals = sweep(scores, null_odds, has_answer, predicted_empty, weights)
+    cuts = last_of_ties(thresholds)
+    finite = np.isfinite(thresholds) & cuts
+    if not finite.any():
+        raise ValueError("no question has finite null odds")
+    # Between each odds and the next; 1 beside the outermost.
+    below = thresholds[finite]
+    above = np.append(below[1:], below[-1] + 2.0)
+    middle = np.concatenate([[below[0] - 1.0], below + (above - below) / 2])
+    # Halfway between neighbouring floats may be the upper one, which would not be told apart.
+    middle[1:] = np.where(middle[1:] < above, middle[1:], below)
+    reached = np.concatenate([totals[:1], totals[finite]])
+    return float(middle[reached.argmax()])
 
 
 def average_precision(
@@ -177,6 +232,7 @@ def evaluate(
     *,
     null_odds: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
     threshold: float = 1.0,
+    also_at: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Every figure of the official evaluator, under its names, in its order.
 
@@ -198,6 +254,7 @@ def evaluate(
         threshold: a question with null odds above it counts as predicted "no answer", on the
             scale of the odds (the official default, 1.0, fits probabilities). Unused without
             null odds.
+        also_at: further thresholds by name, to compare: each adds `NAME_exact` and `NAME_f1`.
 
     Returns:
         Figures in percent, counts, and thresholds on the scale of the odds.
@@ -216,10 +273,17 @@ def evaluate(
     odds = np.asarray(null_odds, np.float64)
     if np.isnan(odds).any():
         raise ValueError(f"null odds of question {np.isnan(odds).argmax()} (from 0) are NaN")
-    silent = odds > threshold
-    figures = _means(
-        np.where(silent, ~answerable, exact), np.where(silent, ~answerable, overlap), answerable
-    )
+
+    def means_at(cut: float) -> dict[str, float]:
+        silent = odds > cut
+        return _means(
+            np.where(silent, ~answerable, exact), np.where(silent, ~answerable, overlap), answerable
+        )
+
+    figures = means_at(threshold)
+    for name, cut in (also_at or {}).items():
+        there = means_at(cut)
+        figures |= {f"{name}_{kind}": there[kind] for kind in ("exact", "f1")}
     empty = np.array([not prediction for prediction in predictions])
     for name, scores in (("best_exact", exact), ("best_f1", overlap)):
         thresholds, totals = sweep(scores, odds, answerable, empty)

@@ -146,9 +146,10 @@ class Answers:
     def null_odds(self) -> np.ndarray:
         """Null score less the best span's score, float64: above the threshold means no answer.
 
-        A question without any legal span has +inf.
+        A question without any legal span has more than any other, but a number that JSON knows.
         """
-        return self.null.astype(np.float64) - self.scores[:, 0].astype(np.float64)
+        best = np.maximum(self.scores[:, 0], np.finfo(np.float32).min)
+        return self.null.astype(np.float64) - best.astype(np.float64)
 
 
 def answers_of_questions(windows: WindowScores) -> Answers:
@@ -193,6 +194,22 @@ def answers_of_questions(windows: WindowScores) -> Answers:
     best[row[top], place[top]] = flat[top]
     best_scores[row[top], place[top]] = flat_scores[top]
     return Answers(question, lowest, best, best_scores)
+
+
+def candidate_probabilities(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax over all candidates of a question: "no answer" and its best spans.
+
+    Args:
+        answers: Answers of questions.
+
+    Returns:
+        Probability of "no answer", float64 `[questions]`, and of every span, float64
+        `[questions, n]`, 0 where there is none; together they add up to 1 in every question.
+    """
+    scores = np.column_stack([answers.null, answers.scores]).astype(np.float64)
+    likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+    likely /= likely.sum(axis=1, keepdims=True)
+    return likely[:, 0], likely[:, 1:]
 
 
 def best_texts(answers: Answers, contexts: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import math
 import pickle
 import re
 import tempfile
@@ -54,6 +55,9 @@ _TEXTS = (
 )
 # Seconds to wait for a first sign of the hub. Its own client retries for about 23.
 _PATIENCE = 4.0
+
+NULL_THRESHOLD = "null_threshold"
+"""Key of the tuned null threshold in a saved model's config.json."""
 
 _CONFIG_KEYS = (
     "model_type",
@@ -270,6 +274,9 @@ def load_encoder(
         changes: values of DistilBertConfig that take the place of the checkpoint's own, such as
             dropout rates.
 
+    Returns:
+        The model; where the source has a tuned null threshold, `model.config.null_threshold` is it.
+
     Raises:
         UserError: the source is not there, of another architecture, incomplete, or its weights
             have another digest or cannot be read as plain tensors.
@@ -299,6 +306,13 @@ def load_encoder(
     config.update(changes or {})
     model = _new_model(config, where=str(folder / "config.json"))
     _fill(model, weights, weights_file)
+    threshold = source.get(NULL_THRESHOLD)
+    if threshold is not None:
+        if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+            raise UserError(
+                f"{folder / 'config.json'}: {NULL_THRESHOLD} must be a number, not {threshold!r}"
+            )
+        setattr(model.config, NULL_THRESHOLD, float(threshold))
     return model
 
 

@@ -14,6 +14,7 @@ from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
 from qa_lightning.model.encoder import (
+    NULL_THRESHOLD,
     build_encoder,
     check_vocabulary,
     load_encoder,
@@ -70,7 +71,7 @@ class QuestionAnsweringModule(LightningModule):
         weight_decay: float = 0.01,
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.1,
-        null_threshold: float = 0.0,
+        null_threshold: float | None = None,
         n_best: int = 20,
         max_answer_tokens: int = 30,
         unanswerable_share: float | None = None,
@@ -94,13 +95,14 @@ class QuestionAnsweringModule(LightningModule):
                 a line or a half cosine, or constant.
             warmup: Share of all steps in which the learning rate rises from zero, 0 to 1.
             null_threshold: A question counts as unanswerable when its null score exceeds the score
-                of its best answer by more than this.
+                of its best answer by more than this. By default the threshold that was tuned with
+                the model (see `--data.holdout`) and travels with it, else 0.
             n_best: How many candidate answers are kept for a question.
             max_answer_tokens: Longest answer, in tokens.
             unanswerable_share: Share of the training loss that windows without an answer carry,
                 0 to 1; null leaves it as it is in the data. For questions of which another share
                 is unanswerable than of the training questions: half of SQuAD 2.0's dev set is, and
-                a third of its training set.
+                a third of its training set. The null threshold is tuned for the same share.
         """
         super().__init__()
         for name, value, legal in (
@@ -118,6 +120,7 @@ class QuestionAnsweringModule(LightningModule):
             ("learning_rate", learning_rate, learning_rate > 0),
             ("weight_decay", weight_decay, weight_decay >= 0),
             ("warmup", warmup, 0 <= warmup <= 1),
+            ("null_threshold", null_threshold, null_threshold == null_threshold),
             ("n_best", n_best, n_best >= 1),
             ("max_answer_tokens", max_answer_tokens, max_answer_tokens >= 1),
         ):
@@ -134,8 +137,17 @@ class QuestionAnsweringModule(LightningModule):
         else:
             self.encoder = load_encoder(pretrained, sha256=weights_sha256, changes=changes)
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
-        self.metric = SquadMetric(null_threshold)
+        self.tuned_threshold: float | None = getattr(self.encoder.config, NULL_THRESHOLD, None)
+        self.metric = SquadMetric()
+        self.holdout_metric = SquadMetric()
         self._class_weights = (1.0, 1.0)  # of windows with an answer, and without
+
+    @property
+    def threshold_in_force(self) -> float:
+        """The null threshold that counts: the one asked for, else the tuned one, else 0."""
+        if self.null_threshold is not None:
+            return self.null_threshold
+        return 0.0 if self.tuned_threshold is None else self.tuned_threshold
 
     @property
     def datamodule(self) -> SquadDataModule:
@@ -192,6 +204,8 @@ class QuestionAnsweringModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Weigh windows with and without an answer as `unanswerable_share` asks."""
+        if not self.datamodule.hparams["holdout"]:
+            self.tuned_threshold = None  # of the model that training starts from
         wanted = self.hparams["unanswerable_share"]
         if wanted is None:
             return
@@ -218,7 +232,8 @@ class QuestionAnsweringModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
         return loss
 
-    def _evaluation_step(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, metric: SquadMetric) -> None:
+        """Keep the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
         logits = self(batch.input_ids, batch.attention_mask)
@@ -237,7 +252,7 @@ class QuestionAnsweringModule(LightningModule):
         hits = torch.stack(
             [start.argmax(1) == batch.label_start, end.argmax(1) == batch.label_end], dim=1
         )
-        self.metric.update(
+        metric.update(
             key=batch.key,
             null=start[:, 0] + end[:, 0],
             spans=characters_of(batch.offsets, first, last, scores),
@@ -246,33 +261,54 @@ class QuestionAnsweringModule(LightningModule):
             token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the best spans and the null score of every window of the batch."""
-        self._evaluation_step(batch)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluate a batch of validation windows, or of those held out from training."""
+        self._evaluate(batch, self.holdout_metric if dataloader_idx else self.metric)
 
-    test_step = validation_step
-    predict_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch of test windows."""
+        self._evaluate(batch, self.metric)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch of windows to predict on."""
+        self._evaluate(batch, self.metric)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self._begin("val")
+        self._begin("val", self.metric)
+        if self._tunes():
+            self._begin("holdout", self.holdout_metric)
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
-        self._begin("test")
+        self._begin("test", self.metric)
 
     def on_predict_epoch_start(self) -> None:
         """Start counting anew."""
-        self._begin("predict")
+        self._begin("predict", self.metric)
 
-    def _begin(self, split: Literal["val", "test", "predict"]) -> None:
+    def _begin(
+        self, split: Literal["val", "holdout", "test", "predict"], metric: SquadMetric
+    ) -> None:
         windows = self.datamodule.windows(split)
-        self.metric.reset()
-        self.metric.null_threshold = self.null_threshold
-        self.metric.attach(windows.questions, windows.contexts)
+        metric.reset()
+        metric.attach(windows.questions, windows.contexts)
+
+    def _tunes(self) -> bool:
+        """Whether this validation tunes the null threshold: in `fit`, with articles held out."""
+        return self.trainer.state.fn == "fit" and self.datamodule.hparams["holdout"] > 0
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all processes' windows as `val/...`."""
+        """Tune the null threshold, log the figures of all processes' windows as `val/...`."""
+        if self._tunes() and not self.trainer.sanity_checking:
+            share = self.hparams["unanswerable_share"]
+            self.tuned_threshold = self.holdout_metric.tune(share)
+            if self.tuned_threshold is None:
+                rank_zero_warn(
+                    "the null threshold was not tuned: of the questions of the held-out articles "
+                    "all, or none, are answerable. Hold out more (--data.holdout)"
+                )
+            self.holdout_metric.reset()
         self._log_figures("val")
 
     def on_test_epoch_end(self) -> None:
@@ -280,7 +316,9 @@ class QuestionAnsweringModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: Literal["val", "test"]) -> None:
+        self.metric.use_thresholds(self.threshold_in_force, self.tuned_threshold)
         figures = self.metric.compute()
+        figures["null_threshold"] = self.threshold_in_force
         # Every process has the same figures, so nothing is left to reduce; a figure logged on one
         # process alone would leave checkpointing waiting on the others.
         shown = {"exact", "f1"}
@@ -357,5 +395,10 @@ class QuestionAnsweringModule(LightningModule):
         torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the tokenizer into the checkpoint, as text, so that it can be used on its own."""
+        """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""
         checkpoint["tokenizer"] = tokenizer_files(self.datamodule.tokenizer)
+        checkpoint[NULL_THRESHOLD] = self.tuned_threshold
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the tuned threshold."""
+        self.tuned_threshold = checkpoint.get(NULL_THRESHOLD)

@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,13 @@ from qa_lightning.data.download import OFFICIAL, sha256_of
 from qa_lightning.data.squad import (
     CONTEXTS,
     QUESTIONS,
+    ReadReport,
     Source,
     SquadTables,
     read_squad,
     resolve_source,
     select,
+    split_articles,
 )
 from qa_lightning.errors import UserError
 
@@ -590,3 +593,57 @@ def test_a_hub_out_of_reach_is_not_waited_for(
     ):
         resolve_source("org/absent", "dev", tmp_path)
     assert datasets.config.HF_HUB_OFFLINE is False
+
+
+# ---- holding articles out
+
+
+def articles_of(tables: SquadTables) -> set[tuple[int, str]]:
+    rows = tables.contexts.select(["article", "title"]).to_pylist()
+    return {(row["article"], row["title"]) for row in rows}
+
+
+@given(
+    titles=st.lists(st.sampled_from(["", "a", "b", "c", "d"]), min_size=2, max_size=12),
+    share=st.floats(0.001, 0.999),
+    seed=st.integers(0, 2**32),
+)
+def test_no_held_out_article_stays(titles: list[str], share: float, seed: int) -> None:
+    contexts = pa.Table.from_pylist(
+        [
+            {"article": number, "title": title, "text": f"text {number} {paragraph}"}
+            for number, title in enumerate(titles)
+            for paragraph in range(2)
+        ],
+        CONTEXTS,
+    )
+    rows = [
+        {
+            "id": f"{context} {nth}",
+            "context": context,
+            "text": "who?",
+            "labelled": True,
+            "answers": [],
+            "plausible_answers": [],
+        }
+        for context in range(contexts.num_rows)
+        for nth in range(2)
+    ]
+    questions = pa.Table.from_pylist(rows, QUESTIONS)
+    counts = dict.fromkeys(["articles", "contexts", "questions", "unanswerable"], 0)
+    tables = SquadTables(contexts, questions, ReadReport(**counts, unlabelled=0, answers=0))
+    named = {title or number for number, title in enumerate(titles)}
+    if len(named) < 2:
+        with pytest.raises(UserError, match="at least two"):
+            split_articles(tables, share, seed)
+        return
+    stays, held = split_articles(tables, share, seed)
+    check(stays)
+    check(held)
+    ids = [*stays.questions["id"].to_pylist(), *held.questions["id"].to_pylist()]
+    assert sorted(ids) == sorted(row["id"] for row in rows)
+    names = [{title or number for number, title in articles_of(part)} for part in (stays, held)]
+    assert names[0] and names[1] and not names[0] & names[1]
+    assert abs(len(names[1]) - share * len(named)) <= 1
+    again = split_articles(tables, share, seed)
+    assert again[1].questions.equals(held.questions)

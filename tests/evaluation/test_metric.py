@@ -111,7 +111,8 @@ def updated(metric: SquadMetric, windows: list[Evaluated]) -> SquadMetric:
 
 
 def metric_for(questions: pa.Table, contexts: pa.Table, threshold: float = 0.0) -> SquadMetric:
-    metric = SquadMetric(null_threshold=threshold)
+    metric = SquadMetric()
+    metric.use_thresholds(threshold, tuned=1.5)
     metric.attach(questions, contexts)
     return metric
 
@@ -137,7 +138,8 @@ def the_simple_way(
         odds.append(
             float(np.float32(min(window.null for window in mine))) + float(np.float32(best))
         )
-    figures = evaluate(golds, texts, null_odds=odds, threshold=threshold)
+    also_at = {"zero": 0.0, "tuned": 1.5}
+    figures = evaluate(golds, texts, null_odds=odds, threshold=threshold, also_at=also_at)
     figures["null_share"] = 100 * sum(odd > threshold for odd in odds) / len(odds)
     known = [window for window in windows if not math.isnan(window.loss)]
     figures["loss"] = sum(window.loss for window in known) / len(known)
@@ -248,8 +250,47 @@ def test_a_new_threshold_counts_after_reset() -> None:
     metric = updated(metric_for(questions, contexts), windows)
     metric.compute()
     metric.reset()
-    metric.null_threshold = -100.0
-    assert updated(metric, windows).compute()["null_share"] == 100.0
+    metric.use_thresholds(-100.0, None)
+    figures = updated(metric, windows).compute()
+    assert figures["null_share"] == 100.0
+    assert "tuned_exact" not in figures
+
+
+def test_the_tuned_threshold_is_the_best_for_the_share_asked_for() -> None:
+    questions, contexts, windows = made_up(80, seed=10)
+    metric = updated(metric_for(questions, contexts), windows)
+    before = metric.compute()
+
+    def weighted_exact(threshold: float, share: float) -> float:
+        metric.use_thresholds(threshold, None)
+        metric._computed = None
+        figures = metric.compute()
+        return (1 - share) * figures["HasAns_exact"] + share * figures["NoAns_exact"]
+
+    places = [odds + shift for odds in metric.answers().null_odds for shift in (-1e-9, 0.0, 1e-9)]
+    for share in (0.05, 0.5, 0.9):
+        tuned = metric.tune(share)
+        assert tuned is not None
+        best = max(weighted_exact(place, share) for place in places)
+        assert weighted_exact(tuned, share) == pytest.approx(best)
+    as_it_is = metric.tune(None)
+    assert as_it_is is not None
+    metric.use_thresholds(as_it_is, as_it_is)
+    metric._computed = None
+    figures = metric.compute()
+    assert figures["exact"] == figures["tuned_exact"] == pytest.approx(before["best_exact"])
+    assert figures["zero_exact"] == before["exact"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
+def test_nothing_is_tuned_on_nothing_or_for_a_share_on_questions_of_one_kind() -> None:
+    questions, contexts, windows = made_up(30, seed=11)
+    metric = metric_for(questions, contexts)
+    assert metric.tune(None) is None
+    answered = [row for row, given in enumerate(questions["answers"].to_pylist()) if given]
+    updated(metric, [window for window in windows if window.key[0] in answered])
+    assert metric.tune(0.5) is None
+    assert metric.tune(None) is not None
 
 
 # ---- several processes
