@@ -209,7 +209,7 @@ def main() -> int:
     }
     usual = {"way": "loop", "seconds": f"{statistics.median(slow):.3f}", "times as fast": "1"}
     decoding = [
-        exact | {name: "0" for name in shares},
+        exact | {name: "" for name in shares},
         usual | {name: f"{share:.3%}" for name, share in shares.items()},
     ]
     whole = [
