@@ -31,7 +31,8 @@ def test_two_processes_train_save_and_score_as_one(
     tiny_encoder: Path, squad_files: dict[str, Path], tmp_path: Path
 ) -> None:
     options = options_of(tiny_encoder, squad_files, tmp_path)
-    fitted = call_outside("fit", *options, *TWO, "--trainer.max_epochs", "1")
+    holdout = ["--data.holdout", "0.2"]
+    fitted = call_outside("fit", *options, *TWO, *holdout, "--trainer.max_epochs", "1")
     assert fitted.returncode == 0, fitted.stderr
     assert "EM " in fitted.stdout + fitted.stderr
     run = tmp_path / "lightning_logs" / "version_0"
@@ -53,3 +54,9 @@ def test_two_processes_train_save_and_score_as_one(
     )
     assert one == two
     assert one["val/total"] == [20.0]
+    for name in ("predictions", "nbest_predictions", "null_odds", "scores", "report"):
+        first, second = (
+            tmp_path / folder / "lightning_logs" / "validate" / "version_0" / f"{name}.json"
+            for folder in ("one", "two")
+        )
+        assert first.read_bytes() == second.read_bytes(), name

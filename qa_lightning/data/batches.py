@@ -22,6 +22,19 @@ More would pad less, but would make neighbours in length ever less random.
 """
 
 
+class BatchSize(NamedTuple):
+    """How much work a batch is: plain numbers, known without asking the device."""
+
+    windows: int
+    """Windows in it."""
+    tokens: int
+    """Real tokens, special ones included."""
+    slots: int
+    """Token positions computed, padding included."""
+    squares: int
+    """Sum over windows of the square of their real tokens: the pairs that attend to each other."""
+
+
 class Batch(NamedTuple):
     """Windows of one step, padded to a common length.
 
@@ -45,6 +58,8 @@ class Batch(NamedTuple):
     """
     word_starts: Tensor | None
     """True where a context token begins a word, bool `[windows, tokens]`. None in training."""
+    size: BatchSize
+    """How much work it is."""
 
 
 class WindowDataset(Dataset[Batch]):
@@ -134,6 +149,12 @@ class WindowDataset(Dataset[Batch]):
             key=torch.from_numpy(np.stack([question, windows.number[rows].astype(np.int64)], 1)),
             offsets=None if offsets is None else torch.from_numpy(offsets),
             word_starts=None if word_starts is None else torch.from_numpy(word_starts),
+            size=BatchSize(
+                windows=len(rows),
+                tokens=int(length.sum()),
+                slots=len(rows) * width,
+                squares=int((length * length).sum()),
+            ),
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 
-from qa_lightning.data.batches import Batch
+from qa_lightning.data.batches import Batch, BatchSize
 from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import (
@@ -40,7 +40,9 @@ def random_ids(windows: int = WINDOWS, tokens: int = TOKENS) -> Tensor:
 
 def batch_of(ids: Tensor, start: Tensor, end: Tensor, mask: Tensor | None = None) -> Batch:
     key = torch.stack([torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.int64)], 1)
-    return Batch(ids, mask, start, end, key, None, None)
+    slots = ids.numel()
+    size = BatchSize(len(ids), slots if mask is None else int(mask.sum()), slots, squares=0)
+    return Batch(ids, mask, start, end, key, None, None, size)
 
 
 class TestLoss:
@@ -329,7 +331,8 @@ class TestCollapse:
     ) -> list[str]:
         monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
         monkeypatch.setattr(module.metric, "compute", lambda: figures)
-        module._trainer = SimpleNamespace(sanity_checking=sanity_checking)
+        state = SimpleNamespace(fn="validate")
+        module._trainer = SimpleNamespace(sanity_checking=sanity_checking, state=state)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             module.on_validation_epoch_end()
