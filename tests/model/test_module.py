@@ -94,7 +94,8 @@ class TestUnanswerableShare:
     def with_labels(self, tiny_encoder: Path, labels: list[int]) -> QuestionAnsweringModule:
         module = QuestionAnsweringModule(str(tiny_encoder), unanswerable_share=0.5, dropout=0.0)
         windows = SimpleNamespace(label_start=np.array(labels))
-        module._trainer = SimpleNamespace(datamodule=SimpleNamespace(windows=lambda split: windows))
+        data = SimpleNamespace(windows=lambda split: windows, hparams={"holdout": 0.0})
+        module._trainer = SimpleNamespace(datamodule=data)
         return module
 
     def test_windows_without_an_answer_carry_that_share_of_the_loss(
