@@ -46,21 +46,25 @@ def best_spans(
         First tokens and last tokens (inclusive), int64, and scores (sum of the two logits),
         `[windows, count]` each, best first. The score is -inf where there were fewer spans.
     """
-    windows, tokens = start_logits.shape
+    tokens = start_logits.shape[1]
     max_tokens = min(max_tokens, tokens)
     nothing = float("-inf")
     starts = start_logits.masked_fill(~legal_start, nothing)
     ends = end_logits.masked_fill(~legal_end, nothing)
-    # For every start, the ends that are 0, 1, ... max_tokens - 1 tokens further on.
     ends = torch.nn.functional.pad(ends, (0, max_tokens - 1), value=nothing)
-    scores = starts.unsqueeze(2) + ends.unfold(1, max_tokens, 1)
-    # The best `count` spans of all begin at one of the `count` starts with the best spans.
-    best_of_start = scores.amax(2)
+    # For every start, the best of the ends that are 0, 1, ... max_tokens - 1 tokens further on.
+    # Rounding keeps the order of sums, so this is the score of its best span to the last bit.
+    best_end = torch.nn.functional.max_pool1d(ends.unsqueeze(1), max_tokens, stride=1).squeeze(1)
+    best_of_start = starts + best_end
+    # The best `count` spans of all begin at one of the `count` starts with the best spans: only
+    # theirs are written out.
     kept = min(count, tokens)
     start = best_of_start.topk(kept, dim=1).indices
-    candidates = scores.gather(1, start.unsqueeze(2).expand(-1, -1, max_tokens))
+    within_reach = start.unsqueeze(2) + torch.arange(max_tokens, device=start.device)
+    end_scores = ends.gather(1, within_reach.flatten(1)).view_as(within_reach)
+    candidates = starts.gather(1, start).unsqueeze(2) + end_scores
     taken = min(count, kept * max_tokens)
-    score, at = candidates.reshape(windows, -1).topk(taken, dim=1)
+    score, at = candidates.flatten(1).topk(taken, dim=1)
     first = start.gather(1, at // max_tokens)
     last = first + at % max_tokens
     if taken < count:

@@ -324,3 +324,9 @@ def test_no_windows_give_no_answers() -> None:
     assert len(answers.question) == len(answers.null) == len(answers.null_odds) == 0
     assert answers.spans.shape == (0, 3, 2)
     assert best_texts(answers, []) == []
+
+
+def test_no_windows_have_no_spans() -> None:
+    logits, legal = torch.zeros(0, 7), torch.ones(0, 7, dtype=torch.bool)
+    found = best_spans(logits, logits, legal, legal, max_tokens=3, count=4)
+    assert [part.shape for part in found] == [(0, 4)] * 3

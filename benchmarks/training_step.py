@@ -1,0 +1,206 @@
+"""Claim: training is several times as fast as the usual script and as the notebook.
+
+Every way trains on the same windows with the same optimizer, in a process of its own, and the ways
+take turns. The usual script pads every window to 384 tokens; the notebook pads to the longest of
+the data, and its windows may have 512. Each further way adds one measure to the one before it.
+
+    python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer, seed_everything
+from report import record
+from torch.utils.data import DataLoader
+
+from qa_lightning.cli import keep_freed_memory
+from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.model.module import QuestionAnsweringModule
+
+BATCH = 16
+WARM_UP = 2
+DISTILBERT = {"vocab_size": 30522}
+"""The sizes of DistilBERT-base are the defaults; its weights, which speed does not know, random."""
+
+QUESTIONS = 1000
+"""Questions drawn: about as many windows as are grouped by length together."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train.
+
+    Attributes:
+        batching: As `--data.batching`.
+        padding: As `--data.padding`.
+        window: As `--data.window`.
+        precision: As `--trainer.precision`.
+        keep_memory: Whether the C library keeps freed memory.
+        dropout: Rate of both kinds of dropout; None is the encoder's own.
+        compiled: As `--model.compile`.
+        batches: How many batches to time; padded to one width, a few tell as much as many.
+    """
+
+    batching: str = "random"
+    padding: str = "window"
+    window: int = 384
+    precision: str = "32-true"
+    keep_memory: bool = False
+    dropout: float | None = None
+    compiled: bool = False
+    batches: int = 3
+
+
+NOTEBOOK, USUAL = "notebook (pad to 512)", "usual script (pad to 384)"
+GROUPED = Way("grouped", "batch", batches=16)
+KEPT = replace(GROUPED, keep_memory=True)
+UNDROPPED = replace(KEPT, dropout=0.0)
+HALF = {"precision": "bf16-mixed"}
+WAYS = {
+    NOTEBOOK: Way(window=512),
+    USUAL: Way(),
+    "grouped by length": GROUPED,
+    "+ freed memory kept": KEPT,
+    "+ no dropout": UNDROPPED,
+    "bf16: usual script": Way(**HALF),
+    "bf16: grouped by length": replace(GROUPED, **HALF),
+    "bf16: + freed memory kept": replace(KEPT, **HALF),
+    "bf16: + no dropout": replace(UNDROPPED, **HALF),
+    "packed": replace(KEPT, batching="packed"),
+    "bf16: packed": replace(KEPT, batching="packed", **HALF),
+    "bf16: packed, no dropout": replace(UNDROPPED, batching="packed", **HALF),
+    "bf16: grouped, no dropout, compiled": replace(UNDROPPED, compiled=True, **HALF),
+    "bf16: packed, no dropout, compiled": replace(
+        UNDROPPED, batching="packed", compiled=True, **HALF
+    ),
+}
+
+
+class Chosen(SquadDataModule):
+    """The same few batches in every run, taken evenly from the shortest to the longest."""
+
+    def __init__(self, batches: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.batches = batches
+
+    def train_dataloader(self) -> DataLoader:
+        loader = super().train_dataloader()
+        drawn = sorted(loader.sampler, key=lambda rows: loader.dataset[rows].size.slots)
+        every = len(drawn) / self.batches
+        chosen = [drawn[int((number + 0.5) * every)] for number in range(self.batches)]
+        warm_up = chosen[:: max(1, len(chosen) // WARM_UP)][:WARM_UP]
+        return DataLoader(loader.dataset, sampler=[*warm_up, *chosen], batch_size=None)
+
+
+class Clock(Callback):
+    """Counts seconds and windows after the warm-up."""
+
+    def __init__(self) -> None:
+        self.seconds, self.windows = 0.0, 0
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        batch, number = given[3:5]
+        if number >= WARM_UP:
+            self.seconds += time.perf_counter() - self.begin
+            self.windows += batch.size.windows
+
+
+def windows_per_second(way: Way, given: argparse.Namespace) -> float:
+    """Train with Lightning on the chosen batches and count the windows."""
+    if way.keep_memory:
+        keep_freed_memory()
+    seed_everything(0, verbose=False)
+    data = Chosen(
+        way.batches,
+        tokenizer=given.encoder,
+        train=given.data,
+        val=given.data,
+        window=way.window,
+        batching=way.batching,  # type: ignore[arg-type]
+        padding=way.padding,  # type: ignore[arg-type]
+        batch_size=BATCH,
+        max_train_questions=QUESTIONS,
+        max_val_questions=1,
+    )
+    base = {"encoder_config": DISTILBERT} if given.size == "distilbert" else {}
+    rates = {"dropout": way.dropout, "attention_dropout": way.dropout}
+    module = QuestionAnsweringModule(given.encoder, compile=way.compiled, **base, **rates)
+    clock = Clock()
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=way.precision,  # type: ignore[arg-type]
+        max_epochs=1,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        callbacks=clock,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return clock.windows / clock.seconds
+
+
+def in_its_own_process(name: str, options: list[str]) -> float:
+    """Windows a second of one way, timed in a fresh process."""
+    command = [sys.executable, __file__, *options, "--only", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="training questions, SQuAD format")
+    parser.add_argument("--encoder", required=True, help="folder of the encoder")
+    parser.add_argument("--size", choices=["as it is", "distilbert"], default="as it is")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.only:
+        print(json.dumps(windows_per_second(WAYS[given.only], given)))
+        return 0
+    rates: dict[str, list[float]] = {name: [] for name in given.ways}
+    options = ["--data", given.data, "--encoder", given.encoder, "--size", given.size]
+    for turn in range(given.rounds):
+        for name in given.ways:
+            rates[name].append(in_its_own_process(name, options))
+            print(f"round {turn + 1}: {name}: {rates[name][-1]:.2f} windows/s", file=sys.stderr)
+    median = {name: statistics.median(found) for name, found in rates.items()}
+    rows = [
+        {
+            "way": name,
+            "windows/s": f"{median[name]:.2f}",
+            **{
+                f"times {base.split(' (')[0]}": f"{median[name] / median[base]:.1f}"
+                for base in (USUAL, NOTEBOOK)
+                if base in median
+            },
+            "lowest, highest": f"{min(rates[name]):.2f}, {max(rates[name]):.2f}",
+        }
+        for name in given.ways
+    ]
+    size = "DistilBERT-base size" if given.size == "distilbert" else given.encoder
+    note = f"Medians of {given.rounds} alternating runs; float32 unless bf16 is named."
+    record(f"Training steps: {size}", rows, note)
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())
