@@ -31,6 +31,7 @@ from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
 from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.throughput import Throughput
 
 TRAINER_DEFAULTS = {
     "max_epochs": 3,
@@ -276,6 +277,8 @@ class QuestionAnsweringCLI(LightningCLI):
         fitting = self.subcommand == "fit"
         with_bar = options["enable_progress_bar"] is not False
         callbacks: list[Callback] = [_progress_bar()] if with_bar else []
+        if fitting:
+            callbacks.append(Throughput())
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",
