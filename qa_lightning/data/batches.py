@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,13 @@ More would pad less, but would make neighbours in length ever less random.
 """
 
 
+DEALT_AT_ONCE = 64
+"""Rows that randomly drawn windows are dealt to together: enough to fill them evenly."""
+
+SPARE_SLOTS = 8
+"""Slots of a row beyond the average of the tokens in it, so that uneven rows have the same size."""
+
+
 class BatchSize(NamedTuple):
     """How much work a batch is: plain numbers, known without asking the device."""
 
@@ -35,8 +43,30 @@ class BatchSize(NamedTuple):
     """Sum over windows of the square of their real tokens: the pairs that attend to each other."""
 
 
+class Packing(NamedTuple):
+    """How the windows of a batch stand behind each other in one row, without the padding.
+
+    The number of slots is the same in nearly every batch, and the number of segments comes from a
+    short list, so that code compiled for these shapes fits the next batch too.
+    """
+
+    cells: Tensor
+    """Where each slot's token is in `Batch.input_ids`, row after row: int64 `[slots]`.
+
+    Slots that are left over have the cell after the last.
+    """
+    ends: Tensor
+    """Ends of the windows in the row, behind a 0: int32 `[segments + 1]`.
+
+    What is left over makes segments of its own, of `longest` slots at most. Further segments are
+    empty.
+    """
+    longest: int
+    """Slots of a segment at most."""
+
+
 class Batch(NamedTuple):
-    """Windows of one step, padded to a common length.
+    """Windows of one step, padded to a common length; `packing` tells how to go without padding.
 
     A named tuple, because Lightning moves it and the DataLoader pins it without help.
     """
@@ -60,6 +90,8 @@ class Batch(NamedTuple):
     """True where a context token begins a word, bool `[windows, tokens]`. None in training."""
     size: BatchSize
     """How much work it is."""
+    packing: Packing | None = None
+    """Where the tokens go in a row of packed windows; None when padding is computed too."""
 
 
 class WindowDataset(Dataset[Batch]):
@@ -75,6 +107,7 @@ class WindowDataset(Dataset[Batch]):
         *,
         with_offsets: bool,
         padding: Literal["batch", "window"] = "batch",
+        row_slots: int | None = None,
     ) -> None:
         """Keep the windows.
 
@@ -83,10 +116,13 @@ class WindowDataset(Dataset[Batch]):
             with_offsets: Give characters and word starts too, which decoding needs.
             padding: Pad to the longest window of the batch ("batch") or to the longest that a
                 window may be ("window").
+            row_slots: Pack the windows of a batch into one row of so many slots, or of the next
+                multiple of `PAD_TO_MULTIPLE` that has room for them; None does not pack.
         """
         self.windows = windows
         self.with_offsets = with_offsets
         self.padding = padding
+        self.row_slots = row_slots
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -109,8 +145,7 @@ class WindowDataset(Dataset[Batch]):
         if self.padding == "window":
             width = windows.settings.window
         else:
-            width = -(-int(length.max()) // PAD_TO_MULTIPLE) * PAD_TO_MULTIPLE
-            width = min(width, windows.settings.window)
+            width = min(_round_up(length.max(), PAD_TO_MULTIPLE), windows.settings.window)
 
         ids = np.full((len(rows), width), windows.special.pad, dtype=np.int64)
         ids[:, 0] = windows.special.cls
@@ -138,8 +173,11 @@ class WindowDataset(Dataset[Batch]):
             word_starts = np.zeros((len(rows), width), dtype=bool)
             word_starts.ravel()[to_context] = windows.word_starts.values[from_context]
 
+        packing = None
+        if self.row_slots is not None:
+            packing = _pack(length, width, windows.settings.window, self.row_slots)
         mask = None
-        if (length != width).any():
+        if packing is not None or (length != width).any():
             mask = torch.from_numpy(np.arange(width) < length[:, None])
         return Batch(
             input_ids=torch.from_numpy(ids),
@@ -152,10 +190,29 @@ class WindowDataset(Dataset[Batch]):
             size=BatchSize(
                 windows=len(rows),
                 tokens=int(length.sum()),
-                slots=len(rows) * width,
+                slots=len(rows) * width if packing is None else len(packing.cells),
                 squares=int((length * length).sum()),
             ),
+            packing=packing,
         )
+
+
+def _pack(length: np.ndarray, width: int, longest: int, row_slots: int) -> Packing:
+    """Place windows of these lengths, padded to `width` before, behind each other in one row."""
+    tokens = int(length.sum())
+    slots = max(row_slots, _round_up(tokens, PAD_TO_MULTIPLE))
+    cells = np.full(slots, len(length) * width, dtype=np.int64)
+    cells[:tokens] = _slots(np.zeros_like(length), length, width)
+    left_over = np.arange(tokens + longest, slots + longest, longest).clip(max=slots)
+    ends = np.concatenate([[0], np.cumsum(length), left_over])
+    segments = 1 << (len(ends) - 2).bit_length()
+    ends = np.pad(ends, (0, segments + 1 - len(ends)), constant_values=slots)
+    return Packing(torch.from_numpy(cells), torch.from_numpy(ends.astype(np.int32)), longest)
+
+
+def _round_up(number: float, multiple: int) -> int:
+    """The smallest multiple that is not below a number."""
+    return int(-(-number // multiple)) * multiple
 
 
 def _ranges(begin: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -178,6 +235,7 @@ class WindowSampler(Sampler[np.ndarray]):
     whole batches are dealt out instead, the same ones however many processes there are: a matrix
     product may round differently in another batch, and scores are not to. Processes that would
     get one batch less are lent the last one; its windows are told apart by their key.
+    Packed batches hold about the same number of tokens, not of windows, and are dealt out whole.
     `set_epoch` changes the order; Lightning calls it.
     """
 
@@ -186,7 +244,7 @@ class WindowSampler(Sampler[np.ndarray]):
         lengths: np.ndarray,
         batch_size: int,
         *,
-        order: Literal["grouped", "random", "sorted"],
+        order: Literal["grouped", "random", "packed", "sorted"],
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -195,9 +253,10 @@ class WindowSampler(Sampler[np.ndarray]):
 
         Args:
             lengths: Tokens of every window.
-            batch_size: Windows of a batch on one process at most.
+            batch_size: Windows of a batch on one process at most; with "packed", on average.
             order: "grouped": windows of like length together, batches in random order. "random":
-                no grouping. "sorted": by falling length, the same in every epoch, for evaluation.
+                no grouping. "packed": batches of as many tokens as fill a row (`row_slots`).
+                "sorted": by falling length, the same in every epoch, for evaluation.
             seed: Fixes the random orders, together with the epoch.
             rank: This process.
             world_size: How many processes share the windows.
@@ -213,6 +272,12 @@ class WindowSampler(Sampler[np.ndarray]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
         self.epoch = epoch
+
+    @property
+    def row_slots(self) -> int:
+        """Slots of a row of packed windows, the same for all rows of all epochs."""
+        tokens = int(self.lengths.sum()) / (self.steps * self.world_size)
+        return _round_up(tokens + SPARE_SLOTS, PAD_TO_MULTIPLE)
 
     @property
     def steps(self) -> int:
@@ -247,6 +312,9 @@ class WindowSampler(Sampler[np.ndarray]):
             return
         random = np.random.default_rng([self.seed, self.epoch])
         rows = random.permutation(total)
+        if self.order == "packed":
+            yield from self._packed(rows, random)
+            return
         bounds = np.linspace(0, total, self.steps + 1).astype(np.int64)
         if self.order == "grouped":
             for at in range(0, self.steps, GROUPED_AT_ONCE):
@@ -261,3 +329,49 @@ class WindowSampler(Sampler[np.ndarray]):
             if len(shared) < self.world_size:  # fewer windows than processes: lend some twice
                 shared = np.resize(shared, self.world_size)
             yield shared[self.rank :: self.world_size]
+
+    def _packed(self, rows: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+        """Deal randomly ordered windows to rows of packed windows; give those of this process."""
+        batches = self.steps * self.world_size
+        if len(rows) < batches:  # fewer windows than processes: lend some twice
+            rows = np.resize(rows, batches)
+        # Cut where the tokens are shared out evenly among the batches, as long as every batch of a
+        # part and of those to come can have a window.
+        at = np.linspace(0, batches, -(-batches // DEALT_AT_ONCE) + 1).astype(np.int64)
+        tokens = np.append(0, np.cumsum(self.lengths[rows], dtype=np.int64))
+        bounds = np.searchsorted(tokens, tokens[-1] * (at / batches)) - at
+        bounds = np.minimum(np.maximum.accumulate(bounds), len(rows) - batches) + at
+        for part in range(len(at) - 1):
+            drawn = rows[bounds[part] : bounds[part + 1]]
+            dealt = _deal(self.lengths[drawn], int(at[part + 1] - at[part]))
+            for batch in random.permutation(len(dealt)):
+                if (at[part] + batch) % self.world_size == self.rank:
+                    yield drawn[dealt[batch]]
+
+
+def _deal(lengths: np.ndarray, batches: int) -> list[list[int]]:
+    """Deal windows to batches of nearly the same number of tokens.
+
+    The longest goes first, and each to the batch with the fewest tokens (Graham 1969, "Bounds on
+    multiprocessing timing anomalies"). With as many windows as batches, each batch has one. Then
+    the fullest and the emptiest batch exchange the two windows that make them most alike.
+    """
+    heap = [(0, batch) for batch in range(batches)]
+    dealt: list[list[int]] = [[] for _ in range(batches)]
+    for window in np.argsort(-lengths, kind="stable").tolist():
+        tokens, batch = heap[0]
+        dealt[batch].append(window)
+        heapq.heapreplace(heap, (tokens + int(lengths[window]), batch))
+    loads = np.array([lengths[batch].sum() for batch in dealt])
+    for _ in range(2 * batches):
+        full, empty = int(loads.argmax()), int(loads.argmin())
+        gap = loads[full] - loads[empty]
+        gains = lengths[dealt[full]][:, None] - lengths[dealt[empty]]
+        one, other = np.unravel_index(np.abs(gains - gap / 2).argmin(), gains.shape)
+        gain = gains[one, other]
+        if not 0 < gain < gap:
+            break
+        dealt[full][one], dealt[empty][other] = dealt[empty][other], dealt[full][one]
+        loads[full] -= gain
+        loads[empty] += gain
+    return dealt

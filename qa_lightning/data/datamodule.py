@@ -106,7 +106,7 @@ class SquadDataModule(LightningDataModule):
         every_answer: bool = False,
         batch_size: int = 32,
         eval_batch_size: int = 64,
-        batching: Literal["grouped", "random"] = "grouped",
+        batching: Literal["grouped", "random", "packed"] = "grouped",
         padding: Literal["batch", "window"] = "batch",
         num_workers: int | None = None,
         train_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
@@ -137,10 +137,13 @@ class SquadDataModule(LightningDataModule):
             first_window_only: Cut a long context to its first window, instead of using several.
             every_answer: Make a training and validation window of every answer of a question, not
                 only of its first.
-            batch_size: Training windows in a batch, on each device.
+            batch_size: Training windows in a batch, on each device; with packed batches on average,
+                since those have the same number of tokens.
             eval_batch_size: The same for validation, test and prediction.
             batching: "grouped" puts windows of like length together, in an order that is random
-                overall; "random" does not look at lengths.
+                overall; "random" does not look at lengths; "packed" puts windows of all lengths
+                behind each other in one row, without padding, and attends within each alone.
+                Evaluation always sorts by length.
             padding: Pad to the longest window of the batch ("batch"), or always to the longest that
                 a window may be ("window").
             num_workers: Processes that prepare batches. By default none on a CPU, 2 for a GPU.
@@ -172,6 +175,10 @@ class SquadDataModule(LightningDataModule):
             most = self.hparams[f"max_{split}_questions"]
             if most is not None and most < 1:
                 raise UserError(f"--data.max_{split}_questions must be at least 1, not {most}")
+        if batching == "packed" and padding == "window":
+            raise UserError(
+                "--data.batching packed leaves nothing to pad; take --data.padding batch with it"
+            )
         if not 0 <= holdout < 1:
             raise UserError(f"--data.holdout must be at least 0 and below 1, not {holdout}")
         if num_workers is not None and num_workers < 0:
@@ -344,17 +351,23 @@ class SquadDataModule(LightningDataModule):
         workers = self.hparams["num_workers"]
         if workers is None:
             workers = 2 if on_gpu else 0
-        batching: Literal["grouped", "random"] = self.hparams["batching"]
+        batching: Literal["grouped", "random", "packed"] = self.hparams["batching"]
+        sampler = WindowSampler(
+            windows.lengths,
+            self.hparams["batch_size" if training else "eval_batch_size"],
+            order=batching if training else "sorted",
+            seed=self.hparams["seed"],
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
         return DataLoader(
-            WindowDataset(windows, with_offsets=not training, padding=self.hparams["padding"]),
-            sampler=WindowSampler(
-                windows.lengths,
-                self.hparams["batch_size" if training else "eval_batch_size"],
-                order=batching if training else "sorted",
-                seed=self.hparams["seed"],
-                rank=self.trainer.global_rank if self.trainer else 0,
-                world_size=self.trainer.world_size if self.trainer else 1,
+            WindowDataset(
+                windows,
+                with_offsets=not training,
+                padding=self.hparams["padding"],
+                row_slots=sampler.row_slots if sampler.order == "packed" else None,
             ),
+            sampler=sampler,
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,

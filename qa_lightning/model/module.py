@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
+from qa_lightning.model.attention import Way, packed_arguments, use_window_attention, way_of
 from qa_lightning.model.encoder import (
     NULL_THRESHOLD,
     build_encoder,
@@ -25,13 +28,13 @@ from qa_lightning.model.encoder import encoder_config as describe_encoder
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-    from qa_lightning.data.batches import Batch
+    from qa_lightning.data.batches import Batch, Packing
     from qa_lightning.data.datamodule import SquadDataModule
 
 COLLAPSED = 99.0
 """Percent of questions with the same verdict (answered or not) that is worth a warning."""
 
-NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens")
+NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens", "compile")
 """What a user may change after training stays out of the checkpoint's hyperparameters, which would
 otherwise win over the command line."""
 
@@ -75,6 +78,7 @@ class QuestionAnsweringModule(LightningModule):
         n_best: int = 20,
         max_answer_tokens: int = 30,
         unanswerable_share: float | None = None,
+        compile: bool = False,
     ) -> None:
         """Load the encoder.
 
@@ -103,6 +107,8 @@ class QuestionAnsweringModule(LightningModule):
                 0 to 1; null leaves it as it is in the data. For questions of which another share
                 is unanswerable than of the training questions: half of SQuAD 2.0's dev set is, and
                 a third of its training set. The null threshold is tuned for the same share.
+            compile: Compile the encoder for training with torch.compile: faster steps after a
+                slow start. Evaluation runs it as it is.
         """
         super().__init__()
         for name, value, legal in (
@@ -137,10 +143,14 @@ class QuestionAnsweringModule(LightningModule):
         else:
             self.encoder = load_encoder(pretrained, sha256=weights_sha256, changes=changes)
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
+        use_window_attention(self.encoder)
         self.tuned_threshold: float | None = getattr(self.encoder.config, NULL_THRESHOLD, None)
         self.metric = SquadMetric()
         self.holdout_metric = SquadMetric()
+        self.compile_encoder = compile
         self._class_weights = (1.0, 1.0)  # of windows with an answer, and without
+        self._labelled_per_batch: float | None = None  # labelled windows in an average batch
+        self._packed_way: Way | None = None
 
     @property
     def threshold_in_force(self) -> float:
@@ -179,33 +189,101 @@ class QuestionAnsweringModule(LightningModule):
                 f"set --data.window {positions} or less"
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Start and end logits.
 
         Args:
             input_ids: Token ids, int64 `[windows, tokens]`.
             attention_mask: True where a token is real, bool `[windows, tokens]`; None for all.
+            packing: How to put the windows into one row, to compute no padding; it needs the mask.
+                None computes them padded.
 
         Returns:
             float32 `[windows, tokens, 2]`; -inf at padding.
         """
-        # A mask of four dimensions is used as it is. One of two would be inspected, which waits
-        # for the device, and would be expanded in every forward pass.
-        mask = None if attention_mask is None else attention_mask[:, None, None, :]
-        hidden = self.encoder.distilbert(input_ids=input_ids, attention_mask=mask)[0]
+        # The compiled encoder is the one that is called, and for training alone: evaluation has
+        # batches of many more shapes, and its figures should not depend on a compiler.
+        encode = self.encoder.distilbert if self.training else self.encoder.distilbert.forward
+        windows, width = input_ids.shape
+        if packing is None:
+            # A mask of four dimensions is used as it is. One of two would be inspected, which waits
+            # for the device, and would be expanded in every forward pass.
+            mask = None if attention_mask is None else attention_mask[:, None, None, :]
+            hidden = encode(input_ids=input_ids, attention_mask=mask)[0]
+        else:
+            if attention_mask is None:
+                raise ValueError("packed windows come with an attention mask")
+            row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.cells]
+            hidden = encode(
+                input_ids=row.unsqueeze(0),
+                position_ids=(packing.cells % width).unsqueeze(0),
+                **packed_arguments(self._way(row.device), packing, attention_mask),
+            )[0]
         hidden = self.encoder.dropout(hidden)
         # In half precision two good spans would often tie: the head costs next to nothing in full.
         with torch.autocast(hidden.device.type, enabled=False):
             head = self.encoder.qa_outputs
             logits = nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())
+        if packing is not None:
+            padded = logits.new_full((windows * width + 1, 2), float("-inf"))
+            return padded.index_copy(0, packing.cells, logits[0])[:-1].view(windows, width, 2)
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
         return logits
 
+    def _way(self, device: torch.device) -> Way:
+        """How packed windows attend on this device; announced when it is chosen."""
+        half = torch.is_autocast_enabled(device.type)
+        way = way_of(device, torch.get_autocast_dtype(device.type) if half else self.dtype)
+        if way != self._packed_way:
+            self._packed_way = way
+            names = {
+                "varlen": "variable-length attention (varlen_attn)",
+                "pad": "attention that is padded",
+                "loop": "attention window by window",
+            }
+            rank_zero_info(f"packed windows: {names[way]}")
+            if way == "varlen" and self.training and self.encoder.config.attention_dropout:
+                rank_zero_warn(
+                    "variable-length attention has no dropout of attention weights: they are "
+                    "trained without. --model.attention_dropout 0 says so; "
+                    "--data.batching grouped keeps it"
+                )
+        return way
+
     def on_fit_start(self) -> None:
-        """Weigh windows with and without an answer as `unanswerable_share` asks."""
+        """Weigh windows as `unanswerable_share` asks, and compile the encoder if that is asked."""
         if not self.datamodule.hparams["holdout"]:
             self.tuned_threshold = None  # of the model that training starts from
+        if self.compile_encoder:
+            self._compile()
+        self._weigh_classes()
+
+    def _compile(self) -> None:
+        """Let the encoder be compiled when it is first called in training.
+
+        In place, so that the weights keep their names. Rows of packed windows have one shape, and
+        the code is made for it; that for padded batches takes any.
+        """
+        compilers = (os.environ.get("CXX", "g++"), "clang++")
+        if (
+            self.device.type == "cpu"
+            and os.name == "posix"
+            and not any(map(shutil.which, compilers))
+        ):
+            raise UserError(
+                "--model.compile needs a C++ compiler (g++ or clang++), and none was found; "
+                "install one, or set --model.compile false"
+            )
+        packed = self.datamodule.hparams["batching"] == "packed"
+        self.encoder.distilbert.compile(dynamic=not packed)
+
+    def _weigh_classes(self) -> None:
         wanted = self.hparams["unanswerable_share"]
         if wanted is None:
             return
@@ -219,18 +297,38 @@ class QuestionAnsweringModule(LightningModule):
         # Importance weights of a label shift; their mean over the data is 1.
         self._class_weights = ((1 - wanted) / (1 - share), wanted / share)
 
+    def on_train_start(self) -> None:
+        """Count the labelled windows in an average batch."""
+        labelled = int((self.datamodule.windows("train").label_start != IGNORED).sum())
+        batches = len(self.trainer.train_dataloader) * self.trainer.world_size  # type: ignore[arg-type]
+        self._labelled_per_batch = max(labelled, 1) / max(batches, 1)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch: the mean over its labelled windows."""
-        logits = self(batch.input_ids, batch.attention_mask)
+        """Loss of one batch: the sum over its windows, divided by how many an average batch has.
+
+        Batches have unlike numbers of labelled windows. Divided by its own, a window would weigh
+        less in a large batch than in a small one; so all weigh the same, also where gradients of
+        several batches or processes are averaged. What is logged is the mean over the batch.
+        """
+        logits = self(batch.input_ids, batch.attention_mask, batch.packing)
         losses = window_losses(logits, batch.label_start, batch.label_end)
         answered, unanswered = self._class_weights
         if answered != unanswered:
             without = (batch.label_start == NO_ANSWER_HERE).float()
             losses = losses * (answered + (unanswered - answered) * without)
         labelled = (batch.label_start >= 0).sum().clamp(min=1)
-        loss = losses.sum() / labelled
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
-        return loss
+        total = losses.sum()
+        mean = total / labelled
+        # Not with prog_bar=True: Lightning would wait for the device in every step to show it.
+        self.log("train/loss", mean.detach(), batch_size=batch.size.windows)
+        return mean if self._labelled_per_batch is None else total / self._labelled_per_batch
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Show the loss in the progress bar, as often as it is logged."""
+        every = self.trainer.log_every_n_steps
+        if every and batch_idx % every == 0:
+            loss = self.trainer.logged_metrics["train/loss"]
+            self.trainer.progress_bar_metrics["train/loss"] = float(loss)
 
     def _evaluate(self, batch: Batch, metric: SquadMetric) -> None:
         """Keep the best spans and the null score of every window of the batch."""

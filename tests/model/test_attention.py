@@ -1,0 +1,247 @@
+"""Packed windows give the logits, losses and gradients of padded ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import seed_everything
+from torch import Tensor
+
+from qa_lightning.data.batches import Packing, _pack
+from qa_lightning.model import attention
+from qa_lightning.model.attention import Way, packed_arguments, way_of
+from qa_lightning.model.module import QuestionAnsweringModule, window_losses
+
+LONGEST = 40
+WAYS: tuple[Way, ...] = ("loop", "pad")
+
+
+@pytest.fixture(scope="module")
+def module(tiny_encoder: Path) -> QuestionAnsweringModule:
+    seed_everything(1, verbose=False)
+    module = QuestionAnsweringModule(str(tiny_encoder), dropout=0.0, attention_dropout=0.0)
+    with torch.no_grad():  # attention that makes a difference
+        for name, parameter in module.encoder.named_parameters():
+            if "q_lin" in name or "k_lin" in name or "qa_outputs" in name:
+                parameter.mul_(8)
+    return module.train()
+
+
+def windows_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of windows of these lengths."""
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, 60, mask.shape, generator=draw)
+    return torch.where(mask, ids, 0), mask
+
+
+def packing_of(lengths: list[int], row_slots: int = 0) -> Packing:
+    import numpy as np
+
+    return _pack(np.array(lengths), max(lengths), LONGEST, row_slots)
+
+
+def loss_and_gradients(
+    module: QuestionAnsweringModule, logits: Tensor, start: Tensor, end: Tensor
+) -> list[Tensor]:
+    losses = window_losses(logits, start, end)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [losses.detach(), *torch.autograd.grad(losses.sum(), parameters)]
+
+
+def assert_equal_to_padded(
+    module: QuestionAnsweringModule, lengths: list[int], row_slots: int, seed: int = 0
+) -> None:
+    ids, mask = windows_of(lengths, seed)
+    packing = packing_of(lengths, row_slots)
+    draw = torch.Generator().manual_seed(seed)
+    size = torch.tensor(lengths)
+    drawn = (torch.rand(2, len(lengths), generator=draw) * size).long()
+    first = torch.zeros_like(size)
+    padded = module(ids, mask)
+    packed = module(ids, mask, packing)
+    assert packed.dtype == padded.dtype == torch.float32
+    assert torch.equal(torch.isneginf(packed), torch.isneginf(padded))
+    torch.testing.assert_close(packed, padded, rtol=1e-5, atol=2e-6)
+    for start, end in ((first, size - 1), (drawn.amin(0), drawn.amax(0)), (size - 1, first)):
+        ours = loss_and_gradients(module, module(ids, mask, packing), start, end)
+        theirs = loss_and_gradients(module, module(ids, mask), start, end)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
+    monkeypatch.setattr("qa_lightning.model.module.way_of", lambda *given: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("lengths", "row_slots"),
+    [
+        ([40], 40),
+        ([7], 64),
+        ([1, 40, 2, 39, 1], 0),
+        ([12, 30, 5, 21], 256),  # room is left for several windows
+        ([9] * 20, 180),
+    ],
+)
+def test_packed_equals_padded(
+    module: QuestionAnsweringModule, way: Way, lengths: list[int], row_slots: int
+) -> None:
+    assert_equal_to_padded(module, lengths, row_slots)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=9),
+    row_slots=st.integers(0, 500),
+    seed=st.integers(0, 9),
+)
+def test_packed_equals_padded_whatever_the_lengths(
+    module: QuestionAnsweringModule, lengths: list[int], row_slots: int, seed: int
+) -> None:
+    assert_equal_to_padded(module, lengths, row_slots, seed)
+
+
+def test_no_window_sees_another(module: QuestionAnsweringModule, way: Way) -> None:
+    lengths = [13, 8, 40, 21]
+    ids, mask = windows_of(lengths)
+    packing = packing_of(lengths, 128)
+    before = module(ids, mask, packing)
+    ids[2, :40] = 7
+    after = module(ids, mask, packing)
+    others = [0, 1, 3]
+    assert torch.equal(after[others], before[others])
+    assert not torch.equal(after[2], before[2])
+    assert torch.isfinite(after[mask]).all()
+
+
+def test_half_precision_is_close_to_full(module: QuestionAnsweringModule, way: Way) -> None:
+    lengths = [13, 8, 40, 21]
+    ids, mask = windows_of(lengths)
+    packing = packing_of(lengths, 128)
+    full = module(ids, mask, packing)[mask]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed, padded = module(ids, mask, packing)[mask], module(ids, mask)[mask]
+    assert packed.dtype == torch.float32
+    scale = full.abs().max()
+    assert (packed - full).abs().max() < 0.05 * scale
+    assert (packed - padded).abs().max() < 0.05 * scale
+
+
+def test_attention_in_half_precision_is_computed_in_full_on_a_cpu() -> None:
+    draw = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 3, 11, 8, generator=draw).bfloat16() for _ in range(3)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, _ = attention._attention(torch.nn.Module(), *parts, None)
+    query, key, value = (part.double() for part in parts)
+    weights = (query @ key.transpose(2, 3) / 8**0.5).softmax(3)
+    exact = (weights @ value).transpose(1, 2)
+    assert ours.dtype == torch.bfloat16
+    # One rounding, to 8 bits, at the end.
+    torch.testing.assert_close(ours.double(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_masks_of_two_dimensions_still_count(module: QuestionAnsweringModule) -> None:
+    """Whoever uses the encoder as transformers' documentation says gets what it says."""
+    ids, mask = windows_of([13, 40])
+    alone = module.encoder.distilbert(input_ids=ids[:1, :13])[0]
+    padded = module.encoder.distilbert(input_ids=ids, attention_mask=mask.long())[0]
+    torch.testing.assert_close(padded[:1, :13], alone, rtol=0, atol=1e-5)
+
+
+def test_dropout_reaches_the_attention_of_packed_windows(
+    module: QuestionAnsweringModule, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*given: Tensor, dropout_p: float, **others: Tensor) -> Tensor:
+        seen.add(dropout_p)
+        return plain(*given, dropout_p=dropout_p, **others)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    for layer in module.encoder.distilbert.transformer.layer:
+        monkeypatch.setattr(layer.attention.dropout, "p", 0.25)
+    ids, mask = windows_of([13, 8])
+    module(ids, mask, packing_of([13, 8]))
+    assert seen == {0.25}
+    module.eval()
+    module(ids, mask, packing_of([13, 8]))
+    module.train()
+    assert seen == {0.25, 0.0}
+
+
+def test_packed_windows_need_their_mask(module: QuestionAnsweringModule) -> None:
+    ids, _ = windows_of([13, 8])
+    with pytest.raises(ValueError, match="mask"):
+        module(ids, None, packing_of([13, 8]))
+
+
+class TestWayIsChosen:
+    def test_on_a_cpu(self) -> None:
+        for dtype in (torch.float32, torch.bfloat16):
+            assert way_of(torch.device("cpu"), dtype) == "loop"
+
+    @pytest.mark.parametrize(
+        ("dtype", "capability", "expected"),
+        [
+            (torch.float32, (9, 0), "pad"),
+            (torch.bfloat16, (9, 0), "varlen"),
+            (torch.float16, (8, 0), "varlen"),
+            (torch.float16, (7, 5), "pad"),
+        ],
+    )
+    def test_on_cuda(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        dtype: torch.dtype,
+        capability: tuple[int, int],
+        expected: Way,
+    ) -> None:
+        pytest.importorskip("torch.nn.attention.varlen")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert way_of(torch.device("cuda"), dtype) == expected
+
+    def test_elsewhere(self) -> None:
+        assert way_of(torch.device("mps"), torch.float16) == "pad"
+
+    def test_a_way_is_told_no_more_than_it_needs(self) -> None:
+        packing, mask = packing_of([13, 8]), windows_of([13, 8])[1]
+        assert set(packed_arguments("pad", packing, mask)) == {"way", "cells", "attention_mask"}
+        for way in ("varlen", "loop"):
+            assert set(packed_arguments(way, packing, mask)) == {"way", "ends", "longest"}
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or way_of(torch.device("cuda"), torch.bfloat16) != "varlen",
+    reason="needs a GPU with flash attention and torch 2.10",
+)
+@pytest.mark.parametrize("row_slots", [0, 256])
+def test_variable_length_attention_equals_the_loop(row_slots: int) -> None:
+    lengths = [13, 1, 40, 21]
+    packing = packing_of(lengths, row_slots)
+    slots = len(packing.cells)
+    draw = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(1, 4, slots, 32, generator=draw).bfloat16() for _ in range(3)]
+    grad = torch.randn(1, slots, 4, 32, generator=draw).bfloat16()
+    results = []
+    for device, way in (("cpu", "loop"), ("cuda", "varlen")):
+        parts = [part.to(device).requires_grad_() for part in drawn]
+        out, _ = attention._attention(
+            torch.nn.Module(),
+            *parts,
+            None,
+            way=way,  # type: ignore[arg-type]
+            ends=packing.ends.to(device),
+            longest=packing.longest,
+        )
+        gradients = torch.autograd.grad(out, parts, grad.to(device))
+        results.append([result.float().cpu() for result in (out, *gradients)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=2e-2, atol=2e-2)
