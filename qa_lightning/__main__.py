@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
 
 COMMANDS = {
@@ -52,8 +53,13 @@ def main() -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: there is no command {command!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
+    # Importing makes a million objects, nearly all to stay: searching them for garbage again and
+    # again, now or in training, would take a second and find nothing.
+    gc.disable()
     from qa_lightning.cli import run
 
+    gc.freeze()
+    gc.enable()
     return run()
 
 

@@ -37,6 +37,8 @@ TRAINER_DEFAULTS = {
     "max_epochs": 3,
     "gradient_clip_val": 1.0,
     "log_every_n_steps": 10,
+    # The first batch holds the longest windows: if it fits and can be scored, so do the others.
+    "num_sanity_val_steps": 1,
 }
 
 CHECKPOINT_DEFAULTS = {

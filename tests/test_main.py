@@ -34,6 +34,27 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     assert "heavy: set()" in lines
 
 
+def test_help_of_a_command_imports_only_what_the_options_need() -> None:
+    """Beside Lightning with what it brings; and the search for garbage goes on afterwards."""
+    code = (
+        "import gc, sys; sys.argv = ['qa_lightning', 'fit', '--help']\n"
+        "from qa_lightning.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "late = {'datasets', 'tensorboard', 'pandas', 'transformers.modeling_utils'}\n"
+        "print('too early:', late & set(sys.modules))\n"
+        "print('garbage:', gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any("--model.learning_rate" in line for line in lines)
+    assert "too early: set()" in lines
+    assert "garbage: True True" in lines
+
+
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
 def test_help_is_what_no_command_gives(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
