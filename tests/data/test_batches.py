@@ -24,8 +24,8 @@ from qa_lightning.data.batches import (
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.windows import Ragged, Windows, WindowSettings, make_windows
 
-Order = Literal["grouped", "random", "sorted"]
-ORDERS: tuple[Order, ...] = ("grouped", "random", "sorted")
+Order = Literal["grouped", "random", "packed", "sorted"]
+ORDERS: tuple[Order, ...] = ("grouped", "random", "packed", "sorted")
 
 
 def windows_of(path: Path, encoder: Path, *, context_first: bool = False) -> Windows:
@@ -158,6 +158,45 @@ def test_workers_give_the_same_batches(windows: Windows, order: Order) -> None:
     assert len(names) == len(windows)
 
 
+# ---- packed batches
+
+
+def test_packing_names_every_token_once_in_its_windows_order(windows: Windows) -> None:
+    plain = WindowDataset(windows, with_offsets=True)
+    rows = np.random.default_rng(0).permutation(len(windows))[:7].tolist()
+    tokens = int(windows.lengths[rows].sum())
+    longest = windows.settings.window
+    for row_slots in (0, tokens, tokens + 1, 8 * -(-(tokens + 3 * longest) // 8)):
+        dataset = WindowDataset(windows, with_offsets=True, row_slots=row_slots)
+        batch, padded = dataset[rows], plain[rows]
+        assert batch.packing is not None and padded.packing is None
+        cells, ends, most = batch.packing
+        assert cells.dtype == torch.int64 and ends.dtype == torch.int32 and most == longest
+        # The windows, padded, are there as ever.
+        assert_built_from(batch, windows, rows)
+        assert torch.equal(batch.input_ids, padded.input_ids)
+        assert batch.attention_mask is not None
+        row = batch.input_ids.flatten()[cells[:tokens]]
+        assert torch.equal(row, batch.input_ids[batch.attention_mask])
+        assert (cells[tokens:] == batch.input_ids.numel()).all()
+        lengths = ends.diff()
+        assert ends[0] == 0 and ends[-1] == len(cells)
+        assert lengths[:7].tolist() == windows.lengths[rows].tolist()
+        assert (lengths >= 0).all() and lengths.max() <= longest
+        segments = len(lengths)
+        assert segments & (segments - 1) == 0  # a power of two: few shapes
+        assert batch.size.tokens == padded.size.tokens == tokens
+        assert batch.size.squares == padded.size.squares
+        assert batch.size.slots == len(cells)
+        assert len(cells) == max(row_slots, -(-tokens // PAD_TO_MULTIPLE) * PAD_TO_MULTIPLE)
+
+
+def test_a_packed_batch_without_padding_still_has_a_mask(windows: Windows) -> None:
+    full = np.flatnonzero(windows.lengths == windows.settings.window)
+    batch = WindowDataset(windows, with_offsets=False, row_slots=64)[full]
+    assert batch.attention_mask is not None and batch.attention_mask.all()
+
+
 # ---- samplers
 
 
@@ -223,12 +262,13 @@ def test_every_window_once_however_many_processes(
     else:
         assert rows == list(range(total))
         assert min(sizes) >= 1
-        assert max(sizes) - min(sizes) <= 1
         # Beyond the batch size only when some process would else be left without a window.
         needed = -(-total // (batch_size * world_size))
         steps = len(ranks[0])
         assert steps == min(needed, total // world_size)
-        assert max(sizes) <= batch_size or steps < needed
+        if order != "packed":
+            assert max(sizes) - min(sizes) <= 1
+            assert max(sizes) <= batch_size or steps < needed
 
 
 @pytest.mark.parametrize("total", [1, 97, 2 * 8 * GROUPED_AT_ONCE, 12_345])
@@ -242,7 +282,8 @@ def test_large_sets_are_divided_without_rounding_errors(total: int, order: Order
         assert len(rows) < total + 3 * 7
     elif total >= 3:
         assert sorted(rows) == list(range(total))
-        assert {len(batch) for batches in ranks for batch in batches} <= {6, 7}
+        sizes = {len(batch) for batches in ranks for batch in batches}
+        assert sizes <= {6, 7} or order == "packed"
     else:
         assert set(rows) == {0}
 
@@ -257,7 +298,7 @@ def test_a_step_is_the_same_windows_on_any_number_of_processes(order: Order) -> 
         assert together == [sorted(batch) for batch in alone]
 
 
-@pytest.mark.parametrize("order", ["grouped", "random"])
+@pytest.mark.parametrize("order", ["grouped", "random", "packed"])
 def test_seed_and_epoch_fix_the_order(order: Order) -> None:
     lengths = np.random.default_rng(1).integers(20, 384, 300)
 
@@ -279,8 +320,9 @@ def test_seed_and_epoch_fix_the_order(order: Order) -> None:
         assert again < len(once[0]) / 4
 
 
-def test_an_epoch_can_be_given_again_and_another_follows() -> None:
-    sampler = WindowSampler(np.arange(5, 105), 8, order="grouped", seed=1)
+@pytest.mark.parametrize("order", ["grouped", "random", "packed"])
+def test_an_epoch_can_be_given_again_and_another_follows(order: Order) -> None:
+    sampler = WindowSampler(np.arange(5, 105), 8, order=order, seed=1)
     first = [batch.tolist() for batch in sampler]
     assert [batch.tolist() for batch in sampler] == first
     sampler.set_epoch(1)
@@ -295,6 +337,56 @@ def test_sorted_falls_in_length_and_never_changes() -> None:
     flat = lengths[np.concatenate(batches)]
     assert (np.diff(flat) <= 0).all()
     assert epoch_of(lengths, 16, "sorted", seed=2, epoch=3) == [batches]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(3, 384), min_size=1, max_size=300),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_packed_rows_are_even_however_wild_the_lengths(
+    lengths: list[int], batch_size: int, world_size: int, seed: int
+) -> None:
+    sizes = np.array(lengths, np.int32)
+    ranks = epoch_of(sizes, batch_size, "packed", world_size=world_size, seed=seed)
+    loads = np.array([sizes[batch].sum() for batches in ranks for batch in batches])
+    row_slots = WindowSampler(sizes, batch_size, order="packed", world_size=world_size).row_slots
+    assert row_slots % PAD_TO_MULTIPLE == 0
+    if len(lengths) >= world_size:
+        assert loads.mean() < row_slots < loads.mean() + 2 * 8
+    # What is dealt together (all of it up to 64 rows) differs by one window at most.
+    if len(loads) <= 64:
+        assert loads.max() - loads.min() <= max(lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(16, 0.01), (32, 0.005), (64, 0.005)])
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_packed_rows_are_full(batch_size: int, most: float, world_size: int) -> None:
+    draw = np.random.default_rng(3)
+    lengths = np.clip(draw.lognormal(5.05, 0.4, 20_000), 20, 384).astype(np.int32)
+    sampler = WindowSampler(lengths, batch_size, order="packed", world_size=world_size)
+    ranks = epoch_of(lengths, batch_size, "packed", world_size=world_size)
+    loads = np.array([lengths[batch].sum() for batches in ranks for batch in batches])
+    assert loads.max() <= sampler.row_slots  # so that every row has the same shape
+    assert 1 - loads.sum() / (len(loads) * sampler.row_slots) < most
+    counts = [len(batch) for batches in ranks for batch in batches]
+    assert np.mean(counts) == pytest.approx(batch_size, rel=0.03)
+    assert max(counts) - min(counts) <= 4
+
+
+def test_packed_batches_come_in_random_order() -> None:
+    draw = np.random.default_rng(4)
+    lengths = np.clip(draw.lognormal(5.05, 0.4, 40_000), 20, 384).astype(np.int32)
+    (batches,) = epoch_of(lengths, 16, "packed")
+    place = np.empty(len(lengths), int)
+    for number, batch in enumerate(batches):
+        place[batch] = number
+    # For random order the standard error of these is 0.005.
+    assert abs(np.corrcoef(place, np.arange(len(place)))[0, 1]) < 0.02
+    assert abs(np.corrcoef(place, lengths)[0, 1]) < 0.02
+    assert (np.diff(place) == 0).mean() < 0.01  # neighbours in the file train apart
 
 
 def padded_share(lengths: np.ndarray, batches: list[list[int]]) -> float:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
-from qa_lightning.data.batches import Batch, BatchSize
+from qa_lightning.data.batches import Batch, BatchSize, WindowDataset
 from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import (
@@ -88,6 +89,73 @@ class TestLoss:
         torch.testing.assert_close(
             window_losses(padded, start, end), window_losses(bare, start, end), rtol=0, atol=1e-6
         )
+
+
+class TestEveryWindowWeighsTheSame:
+    """However many are in its batch, and in however many batches and processes a step is cut."""
+
+    START, END = torch.tensor([0, 3, 7, -1, 4, 0, 11]), torch.tensor([0, 5, 7, -1, 9, 0, 19])
+
+    def gradients(
+        self, module: QuestionAnsweringModule, cuts: list[int], per_batch: float, processes: int = 1
+    ) -> list[Tensor]:
+        """Mean gradients of the batches between the cuts, as accumulation and DDP take it."""
+        ids = random_ids(7)
+        module._labelled_per_batch = per_batch
+        module.zero_grad()
+        parts = list(zip([0, *cuts], [*cuts, 7], strict=True))
+        for number, (begin, end) in enumerate(parts):
+            rows = slice(begin, end)
+            batch = batch_of(ids[rows], self.START[rows], self.END[rows])
+            (module.training_step(batch, number) / len(parts)).backward()
+        return [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+    @pytest.mark.parametrize("cuts", [[3], [1], [2, 3, 6]], ids=["halves", "unequal", "four"])
+    def test_accumulated_gradients_are_those_of_one_large_batch(
+        self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch, cuts: list[int]
+    ) -> None:
+        module.eval()
+        monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+        whole = self.gradients(module, [], per_batch=6)
+        parted = self.gradients(module, cuts, per_batch=6 / (len(cuts) + 1))
+        for one, other in zip(whole, parted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_what_is_logged_is_the_mean_over_the_batch(
+        self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module.eval()
+        logged: dict[str, Tensor] = {}
+        monkeypatch.setattr(
+            module, "log", lambda name, value, **kwargs: logged.update({name: value})
+        )
+        ids = random_ids(7)
+        module._labelled_per_batch = 2.5
+        loss = module.training_step(batch_of(ids, self.START, self.END), 0)
+        losses = window_losses(module(ids), self.START, self.END)
+        assert logged["train/loss"].item() == pytest.approx(losses.sum().item() / 6, rel=1e-5)
+        assert loss.item() == pytest.approx(losses.sum().item() / 2.5, rel=1e-5)
+        assert not logged["train/loss"].requires_grad
+
+    @pytest.mark.parametrize("batching", ["grouped", "packed"])
+    def test_an_epochs_losses_add_up_to_the_mean_over_its_windows(
+        self, tiny_encoder: Path, data: SquadDataModule, tmp_path: Path, batching: str
+    ) -> None:
+        data.hparams.update(batching=batching, batch_size=10)
+        module = QuestionAnsweringModule(
+            str(tiny_encoder), dropout=0.0, attention_dropout=0.0, learning_rate=1e-30
+        )
+        losses = Losses()
+        trainer = trainer_of(tmp_path, max_steps=-1, max_epochs=1, callbacks=[losses])
+        trainer.fit(module, datamodule=data)
+        windows = data.windows("train")
+        assert len(set(losses.windows)) > 1
+        batch = WindowDataset(windows, with_offsets=False)[np.arange(len(windows))]
+        with torch.no_grad():
+            logits = module.eval()(batch.input_ids, batch.attention_mask)
+        expected = window_losses(logits, batch.label_start, batch.label_end).sum()
+        labelled = (batch.label_start >= 0).sum()
+        assert np.mean(losses.seen) == pytest.approx((expected / labelled).item(), rel=1e-4)
 
 
 class TestUnanswerableShare:
@@ -225,6 +293,19 @@ class GradientNorm(Callback):
         self.fused = trainer.optimizers[0].defaults["fused"]
 
 
+class Losses(Callback):
+    """Keeps the loss and the number of windows of every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.windows: list[int] = []
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        outputs, batch = given[2:4]
+        self.seen.append(outputs["loss"].item())
+        self.windows.append(batch.size.windows)
+
+
 @pytest.fixture
 def data(tiny_encoder: Path, squad_files: dict[str, Path]) -> SquadDataModule:
     return SquadDataModule(
@@ -285,6 +366,127 @@ def test_gradients_are_clipped_by_value_where_asked(
     trainer.fit(module, datamodule=data)
     largest = max(p.grad.abs().max().item() for p in module.parameters() if p.grad is not None)
     assert largest == pytest.approx(1e-5)
+
+
+class TestCompile:
+    @pytest.fixture
+    def counter(self, monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+        """Count what would be compiled; making machine code of it would take a minute."""
+        torch.compiler.reset()
+        counter = CompileCounter()
+        compiled = torch.nn.Module.compile
+
+        def counted(self: torch.nn.Module, **settings: Any) -> None:
+            compiled(self, backend=counter, **settings)
+
+        monkeypatch.setattr(torch.nn.Module, "compile", counted)
+        return counter
+
+    def fit(
+        self, encoder: Path, files: dict[str, Path], folder: Path, batching: Any, compile: bool
+    ) -> tuple[list[float], int, QuestionAnsweringModule]:
+        seed_everything(1, verbose=False)
+        module = QuestionAnsweringModule(
+            str(encoder), dropout=0.0, attention_dropout=0.0, compile=compile
+        )
+        data = SquadDataModule(
+            tokenizer=str(encoder),
+            train=str(files["train"]),
+            val=str(files["val"]),
+            window=48,
+            overlap=8,
+            max_question_tokens=16,
+            batch_size=6,
+            batching=batching,
+        )
+        losses = Losses()
+        trainer = trainer_of(
+            folder, max_steps=-1, max_epochs=2, limit_val_batches=2, callbacks=[losses]
+        )
+        trainer.fit(module, datamodule=data)
+        assert trainer.train_dataloader is not None
+        batches = [
+            trainer.train_dataloader.dataset[rows] for rows in data.train_dataloader().sampler
+        ]
+        return losses.seen, len({batch.input_ids.shape for batch in batches}), module
+
+    def test_padded_batches_of_all_shapes_take_two_graphs(
+        self,
+        tiny_encoder: Path,
+        squad_files: dict[str, Path],
+        tmp_path: Path,
+        counter: CompileCounter,
+    ) -> None:
+        """One with a mask and one without."""
+        expected, _, plain = self.fit(tiny_encoder, squad_files, tmp_path, "grouped", False)
+        assert counter.frame_count == 0
+        losses, shapes, module = self.fit(tiny_encoder, squad_files, tmp_path, "grouped", True)
+        assert shapes > 2
+        assert 1 <= counter.frame_count <= 2
+        assert losses == pytest.approx(expected, rel=1e-4)
+        assert module.state_dict().keys() == plain.state_dict().keys()
+        assert "compile" not in module.hparams
+
+    def test_packed_rows_are_one_shape(
+        self,
+        tiny_encoder: Path,
+        squad_files: dict[str, Path],
+        tmp_path: Path,
+        counter: CompileCounter,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        # The way that a CPU takes is not compiled; a GPU's is given the same arguments.
+        monkeypatch.setattr("qa_lightning.model.module.way_of", lambda *given: "varlen")
+        monkeypatch.setattr("qa_lightning.model.attention._varlen", plain_varlen)
+        expected, _, _ = self.fit(tiny_encoder, squad_files, tmp_path, "packed", False)
+        losses, shapes, _ = self.fit(tiny_encoder, squad_files, tmp_path, "packed", True)
+        assert shapes > 1
+        assert 1 <= counter.frame_count <= 2  # the number of segments is a power of two
+        assert losses == pytest.approx(expected, rel=1e-4)
+
+    def test_a_missing_compiler_is_said_at_once(
+        self,
+        tiny_encoder: Path,
+        data: SquadDataModule,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        module = QuestionAnsweringModule(str(tiny_encoder), compile=True)
+        with pytest.raises(UserError, match=r"--model.compile needs a C\+\+ compiler"):
+            trainer_of(tmp_path).fit(module, datamodule=data)
+
+
+def plain_varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
+    """Variable-length attention on any device, with a mask and no Python loop."""
+    slots = torch.arange(query.shape[2], dtype=ends.dtype)
+    segment = torch.searchsorted(ends, slots, right=True)
+    mask = segment[:, None] == segment
+    attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return attended.transpose(1, 2)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_loss_is_shown_as_often_as_it_is_logged(
+    module: QuestionAnsweringModule, data: SquadDataModule, tmp_path: Path, every: int
+) -> None:
+    """Lightning's own way to the progress bar would wait for the device in every step."""
+    shown: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *given: Any) -> None:
+            shown.append(trainer.progress_bar_metrics.get("train/loss", math.nan))
+            assert trainer._results is not None
+            assert not any(metric.meta.prog_bar for metric in trainer._results.values())
+
+    losses = Losses()
+    trainer = trainer_of(
+        tmp_path, max_steps=7, log_every_n_steps=every, callbacks=[Watch(), losses]
+    )
+    trainer.fit(module, datamodule=data)
+    assert math.isnan(shown[0])
+    assert len(set(shown[1:])) == (6 if every == 1 else 2)
+    assert all(isinstance(value, float) for value in shown)
 
 
 class TestCheckpoint:
