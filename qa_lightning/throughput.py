@@ -366,7 +366,7 @@ class Throughput(Callback):
             return
         rates = Rates.over(self._size, self._seconds, self._cost, self._peak, trainer.world_size)
         module.log_dict({f"throughput/{name}": value for name, value in vars(rates).items()})
-        shown = float(f"{rates.windows_per_s:.3g}")
+        shown = float(f"{rates.windows_per_s:.3g}")  # the bar has little room
         module.log("windows/s", shown, prog_bar=True, logger=False)
 
 
@@ -384,8 +384,12 @@ def summary(rates: Rates, windows: int, seconds: float, peak: PeakRate) -> str:
         peak: What MFU is a share of.
     """
     return (
-        f"trained {windows:,} windows in {seconds:,.1f} s: {rates.windows_per_s:,.0f} windows/s, "
-        f"{rates.tokens_per_s:,.0f} tokens/s, padding {rates.padding:.1f} %, "
+        f"trained {windows:,} windows in {seconds:,.1f} s: {_short(rates.windows_per_s)} windows/s, "
+        f"{_short(rates.tokens_per_s)} tokens/s, padding {rates.padding:.1f} %, "
         f"{rates.tflops:.3g} TFLOP/s, MFU {rates.mfu:.1f} % of {peak.flops / 1e12:.3g} TFLOP/s "
         f"({peak.source})"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

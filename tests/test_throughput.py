@@ -415,10 +415,10 @@ def test_fit_shows_it(tiny_encoder: Path, squad_files: dict[str, Path], tmp_path
 
 
 def test_summary() -> None:
-    rates = Rates(253.6, 43_412.2, 2.14, 0.4123, 55.27)
+    rates = Rates(25.36, 43_412.2, 2.14, 0.4123, 55.27)
     peak = PeakRate(7.46e11, "CPU (threads: 2), bfloat16, measured in a matrix product")
     assert summary(rates, 16_000, 63.09, peak) == (
-        "trained 16,000 windows in 63.1 s: 254 windows/s, 43,412 tokens/s, padding 2.1 %, "
+        "trained 16,000 windows in 63.1 s: 25.4 windows/s, 43,412 tokens/s, padding 2.1 %, "
         "0.412 TFLOP/s, MFU 55.3 % of 0.746 TFLOP/s "
         "(CPU (threads: 2), bfloat16, measured in a matrix product)"
     )
