@@ -384,10 +384,10 @@ def summary(rates: Rates, windows: int, seconds: float, peak: PeakRate) -> str:
         peak: What MFU is a share of.
     """
     return (
-        f"trained {windows:,} windows in {seconds:,.1f} s: {_short(rates.windows_per_s)} windows/s, "
-        f"{_short(rates.tokens_per_s)} tokens/s, padding {rates.padding:.1f} %, "
-        f"{rates.tflops:.3g} TFLOP/s, MFU {rates.mfu:.1f} % of {peak.flops / 1e12:.3g} TFLOP/s "
-        f"({peak.source})"
+        f"trained {windows:,} windows in {seconds:,.1f} s: "
+        f"{_short(rates.windows_per_s)} windows/s, {_short(rates.tokens_per_s)} tokens/s, "
+        f"padding {rates.padding:.1f} %, {rates.tflops:.3g} TFLOP/s, MFU {rates.mfu:.1f} % of "
+        f"{peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
     )
 
 
