@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,15 +20,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.cache import FORMAT, is_complete, open_windows, save_windows
 from qa_lightning.data.squad import (
     ReadReport,
     Source,
+    parts,
     read_squad,
     resolve_source,
     select,
     split_articles,
 )
-from qa_lightning.data.windows import Ragged, Special, Windows, WindowSettings, make_windows
+from qa_lightning.data.windows import Special, Windows, WindowSettings, make_windows
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,18 +40,12 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "holdout", "val", "test", "predict"]
 
-FORMAT = 1
-"""Version of what the cache holds: raise it whenever windows come out differently."""
-
 STAGES: Mapping[str, tuple[Split, ...]] = {
     "fit": ("train", "val", "holdout"),
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
 }
-
-CONTEXT_TOKENS = ("context_ids", "char_starts", "char_ends", "word_starts")
-FLAT = ("question", "context", "number", "first", "size", "label_start", "label_end")
 
 
 def default_cache_dir() -> Path:
@@ -199,7 +193,7 @@ class SquadDataModule(LightningDataModule):
             raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
         for split in self._splits(self.trainer.state.fn.value):
             folder = self._folder(split)
-            if _is_complete(folder):
+            if is_complete(folder):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
                 self._prepare(split, folder)
@@ -300,9 +294,31 @@ class SquadDataModule(LightningDataModule):
         return self.cache_dir / "windows" / name
 
     def _prepare(self, split: Split, folder: Path) -> None:
+        """Read, window and cache a split, a part at a time: memory does not grow with the data."""
+        source = self.source(split)
+        settings = self._settings(split)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tables-", dir=folder.parent) as tables_folder:
+            tables = self._read(split, Path(tables_folder))
+            texts = tables.contexts.num_rows + tables.questions.num_rows
+            name = f"{split}: tokenising"
+            with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
+                windows = (
+                    make_windows(part, self.tokenizer, settings, bar.update)
+                    for part in parts(tables)
+                )
+                save_windows(windows, tables.report, folder)
+        if lost := open_windows(folder).lost_answers:
+            rank_zero_warn(
+                f"{source.name}: {lost} answers hold no token at all (white space or control "
+                "characters); their windows are ignored in the loss"
+            )
+
+    def _read(self, split: Split, folder: Path) -> SquadTables:
+        """Read a split's source and select from it; the tables lie in the folder."""
         source = self.source(split)
         rank_zero_info(f"{split}: reading {source.name}")
-        tables = read_squad(source)
+        tables = read_squad(source, folder)
         if split != "holdout":  # the training set's, read for the training questions before
             _warn_about(source.name, tables.report)
         try:
@@ -314,15 +330,7 @@ class SquadDataModule(LightningDataModule):
                 f"{source.name}: no question is left for {split} with these options "
                 f"(unanswerable: {self._selection(split).unanswerable})"
             )
-        texts = tables.contexts.num_rows + tables.questions.num_rows
-        with tqdm(total=texts, desc=f"{split}: tokenising", unit=" texts", file=sys.stderr) as bar:
-            windows = make_windows(tables, self.tokenizer, self._settings(split), bar.update)
-        if windows.lost_answers:
-            rank_zero_warn(
-                f"{source.name}: {windows.lost_answers} answers hold no token at all (white space "
-                "or control characters); their windows are ignored in the loss"
-            )
-        save_windows(windows, tables, folder)
+        return tables
 
     def _check_labels(self, split: Split, folder: Path) -> None:
         labelled = open_windows(folder).questions.column("labelled").to_numpy()
@@ -387,88 +395,3 @@ def _warn_about(name: str, report: ReadReport) -> None:
             f"{name}: skipped {report.misplaced_answers} answers that do not stand where the file "
             f"says (questions {some}{', ...' if len(report.misplaced_ids) > 5 else ''})"
         )
-
-
-# ---------------------------------------------------------------------- the cache
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / "windows.json").is_file()
-
-
-def save_windows(windows: Windows, tables: SquadTables, folder: Path) -> None:
-    """Write windows as Arrow files that can be mapped into memory; the folder appears at once.
-
-    Args:
-        windows: What to write.
-        tables: Where they come from; its report is kept with them.
-        folder: The folder to create. One that another process has completed meanwhile is left.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        tokens = windows.question_ids.to_arrow()
-        questions = windows.questions.append_column("token_ids", tokens)
-        contexts = windows.contexts
-        for name in CONTEXT_TOKENS:
-            contexts = contexts.append_column(name, getattr(windows, name).to_arrow())
-        flat = pa.table({name: getattr(windows, name) for name in FLAT})
-        for name, table in (("questions", questions), ("contexts", contexts), ("windows", flat)):
-            with pa.OSFile(str(building / f"{name}.arrow"), "wb") as sink:
-                # One record batch, so that a column is one array in the mapped file.
-                table = table.combine_chunks()
-                with pa.ipc.new_file(sink, table.schema) as writer:
-                    writer.write_table(table)
-        about = {
-            "settings": asdict(windows.settings),
-            "special": asdict(windows.special),
-            "lost_answers": windows.lost_answers,
-            "report": asdict(tables.report),
-        }
-        (building / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        try:
-            building.rename(folder)
-        except OSError:
-            if not _is_complete(folder):
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def open_windows(folder: Path) -> Windows:
-    """Map cached windows into memory.
-
-    Args:
-        folder: A folder that `save_windows` wrote.
-
-    Raises:
-        UserError: the folder is damaged.
-    """
-    try:
-        about: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
-        questions = pa.ipc.open_file(pa.memory_map(str(folder / "questions.arrow"))).read_all()
-        contexts = pa.ipc.open_file(pa.memory_map(str(folder / "contexts.arrow"))).read_all()
-        flat = pa.ipc.open_file(pa.memory_map(str(folder / "windows.arrow"))).read_all()
-        return Windows(
-            questions=questions.drop_columns(["token_ids"]),
-            contexts=contexts.drop_columns(list(CONTEXT_TOKENS)),
-            question_ids=Ragged.from_arrow(questions.column("token_ids")),
-            context_ids=Ragged.from_arrow(contexts.column("context_ids")),
-            char_starts=Ragged.from_arrow(contexts.column("char_starts")),
-            char_ends=Ragged.from_arrow(contexts.column("char_ends")),
-            word_starts=Ragged.from_arrow(contexts.column("word_starts")),
-            question=flat.column("question").to_numpy(),
-            context=flat.column("context").to_numpy(),
-            number=flat.column("number").to_numpy(),
-            first=flat.column("first").to_numpy(),
-            size=flat.column("size").to_numpy(),
-            label_start=flat.column("label_start").to_numpy(),
-            label_end=flat.column("label_end").to_numpy(),
-            special=Special(**about["special"]),
-            settings=WindowSettings(**about["settings"]),
-            lost_answers=about["lost_answers"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(
-            f"the cached windows in {folder} cannot be read ({error}); remove that folder"
-        ) from error

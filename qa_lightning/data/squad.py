@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Hashable
+import uuid
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -56,7 +57,7 @@ QUESTIONS = pa.schema(
 MAX_MISPLACED = 0.03  # share of the questions with answers; beyond it something else is wrong
 MAX_SHIFT = 2  # characters by which an answer_start may be late and is put right
 _SHOWN_IDS = 20
-_BATCH = 10_000  # rows
+_BATCH = 10_000  # rows that are in memory at a time
 
 Split = Literal["train", "dev"]
 Unanswerable = Literal["no_answer", "plausible", "drop"]
@@ -88,11 +89,15 @@ class ReadReport:
 
 @dataclass(frozen=True)
 class SquadTables:
-    """Contexts and questions with the schemas CONTEXTS and QUESTIONS, and the report on them."""
+    """Contexts and questions with the schemas CONTEXTS and QUESTIONS, and the report on them.
+
+    Either in memory, or in files of `folder` that are mapped into it.
+    """
 
     contexts: pa.Table
     questions: pa.Table
     report: ReadReport
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_squad(source: Source | Path) -> SquadTables:
+def read_squad(source: Source | Path, folder: Path | None = None) -> SquadTables:
     """Read a SQuAD 1.1 or 2.0 file (`.json`, gzipped or not) or a hub dataset, and check it.
 
     A file is read article by article, so that only the tables grow with its size. Every answer
@@ -160,6 +165,11 @@ def read_squad(source: Source | Path) -> SquadTables:
     list is unanswerable unless `is_impossible` is false; that one, and a question without the key
     `answers`, has no label.
 
+    Args:
+        source: A file or a hub dataset.
+        folder: Where to keep the tables on disk instead of in memory; they need it as long as
+            they are used.
+
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
             duplicate question id; answers in a question marked impossible; an empty answer; a
@@ -168,7 +178,7 @@ def read_squad(source: Source | Path) -> SquadTables:
     """
     if isinstance(source, Path):
         source = Source(str(source), source, digest="")
-    tables = _Collector(source.name)
+    tables = _Collector(source.name, folder)
     if source.path is not None:
         _read_file(source.path, source.name, tables)
     elif source.hub is not None:
@@ -260,10 +270,11 @@ def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
 class _Collector:
     """Checks questions one by one and collects them, with their contexts, into tables."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None) -> None:
         self._name = name
-        self._contexts = _Rows(CONTEXTS)
-        self._questions = _Rows(QUESTIONS)
+        self._folder = folder
+        self._contexts = _Rows(CONTEXTS, folder)
+        self._questions = _Rows(QUESTIONS, folder)
         self._context_rows: dict[Hashable, int] = {}
         self._ids: set[str] = set()
         self._with_answers = 0
@@ -278,19 +289,19 @@ class _Collector:
     ) -> None:
         """Take in one question; questions with the same `key` share one row of contexts."""
         identity = _field(record, "id", str, where)
-        where = f"{self._name}: question {_shown(identity)}"
+        place = _Place(self._name, ": question ", identity)
         if identity in self._ids:
-            raise UserError(f"{where}: this id appears more than once; ids must be unique")
+            raise UserError(f"{place}: this id appears more than once; ids must be unique")
         self._ids.add(identity)
-        text = _field(record, "question", str, where)
+        text = _field(record, "question", str, place)
         if not context.strip():
-            raise UserError(f"{where}: its context is empty")
+            raise UserError(f"{place}: its context is empty")
 
-        given = _answers(record, "answers", where)
-        impossible = _optional(record, "is_impossible", bool, where)
+        given = _answers(record, "answers", place)
+        impossible = _optional(record, "is_impossible", bool, place)
         if given and impossible:
             raise UserError(
-                f'{where}: "is_impossible" is true, and yet there are answers; make it false, '
+                f'{place}: "is_impossible" is true, and yet there are answers; make it false, '
                 'or move them to "plausible_answers"'
             )
         answers, shifted = _placed(context, given or [])
@@ -305,7 +316,7 @@ class _Collector:
                 return
         labelled = given is not None and (bool(given) or impossible is not False)
 
-        given_plausible = _answers(record, "plausible_answers", where) or []
+        given_plausible = _answers(record, "plausible_answers", place) or []
         plausible, _ = _placed(context, given_plausible)
         self._misplaced_plausible += len(given_plausible) - len(plausible)
 
@@ -338,16 +349,39 @@ class _Collector:
             misplaced_plausible_answers=self._misplaced_plausible,
             misplaced_ids=tuple(shown),
         )
-        return SquadTables(contexts, questions, report)
+        return SquadTables(contexts, questions, report, self._folder)
+
+
+class _GrowingTable:
+    """A table that grows part by part, in memory or in a file of a folder."""
+
+    def __init__(self, schema: pa.Schema, folder: Path | None) -> None:
+        self._parts = [schema.empty_table()]
+        self._path = None if folder is None else str(folder / f"{uuid.uuid4()}.arrow")
+        if self._path:
+            self._writer = pa.ipc.new_file(self._path, schema)
+
+    def add(self, part: pa.Table) -> None:
+        if self._path:
+            self._writer.write_table(part)
+        else:
+            self._parts.append(part)
+
+    def finish(self) -> pa.Table:
+        """All parts as one table, mapped into memory if they are in a file."""
+        if not self._path:
+            return pa.concat_tables(self._parts).combine_chunks()
+        self._writer.close()
+        return pa.ipc.open_file(pa.memory_map(self._path)).read_all()
 
 
 class _Rows:
     """Rows on their way into an Arrow table; a batch of them at most is held as Python objects."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, folder: Path | None) -> None:
         self._schema = schema
         self._columns: list[list[Any]] = [[] for _ in schema]
-        self._batches: list[pa.RecordBatch] = []
+        self._table = _GrowingTable(schema, folder)
         self.count = 0
 
     def add(self, *values: Any) -> None:
@@ -359,26 +393,26 @@ class _Rows:
 
     def table(self) -> pa.Table:
         self._flush()
-        return pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+        return self._table.finish()
 
     def _flush(self) -> None:
         arrays = [
             pa.array(column, field.type)
             for column, field in zip(self._columns, self._schema, strict=True)
         ]
-        self._batches.append(pa.record_batch(arrays, schema=self._schema))
+        self._table.add(pa.table(arrays, schema=self._schema))
         for column in self._columns:
             column.clear()
 
 
-def _answers(record: dict[str, Any], key: str, where: str) -> list[tuple[str, int]] | None:
+def _answers(record: dict[str, Any], key: str, where: object) -> list[tuple[str, int]] | None:
     """The answers under `key` as (text, start), or None where the key is absent."""
     given = _optional(record, key, list, where)
     if given is None:
         return None
     answers = []
     for n, answer in enumerate(given):
-        at = f"{where}, {key}[{n}]"
+        at = _Place(where, f", {key}[", n, "]")
         text = _field(answer, "text", str, at)
         start = _field(answer, "answer_start", int, at)
         if not text.strip():
@@ -405,7 +439,18 @@ def _placed(context: str, given: list[tuple[str, int]]) -> tuple[list[dict[str, 
 _KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list"}
 
 
-def _field(record: Any, key: str, kind: type[_T], where: str) -> _T:
+class _Place:
+    """Where something stands, for messages: put into words only when there is one."""
+
+    def __init__(self, within: object, before: str, value: Any, after: str = "") -> None:
+        self._parts = within, before, value, after
+
+    def __str__(self) -> str:
+        within, before, value, after = self._parts
+        return f"{within}{before}{_shown(value)}{after}"
+
+
+def _field(record: Any, key: str, kind: type[_T], where: object) -> _T:
     """The value of `key`, which must be there and of exactly that type (a bool is not an int)."""
     if type(record) is not dict:
         raise UserError(f"{where}: expected an object, found {_shown(record)}")
@@ -414,7 +459,7 @@ def _field(record: Any, key: str, kind: type[_T], where: str) -> _T:
     value = record[key]
     if type(value) is not kind:
         raise UserError(f'{where}: "{key}" must be {_KINDS[kind]}, but is {_shown(value)}')
-    if isinstance(value, str) and not value.isascii():
+    if kind is str and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -425,7 +470,7 @@ def _field(record: Any, key: str, kind: type[_T], where: str) -> _T:
     return value  # type: ignore[no-any-return]
 
 
-def _optional(record: Any, key: str, kind: type[_T], where: str) -> _T | None:
+def _optional(record: Any, key: str, kind: type[_T], where: object) -> _T | None:
     """The value of `key`, which must be of exactly that type where it is given."""
     if type(record) is dict and key not in record:
         return None
@@ -481,30 +526,41 @@ def select(
     if max_questions is not None and max_questions < 1:
         raise UserError(f"max_questions must be at least 1, but is {max_questions}")
     questions = tables.questions
+    answerable = _any(questions["answers"])
+    labelled = questions["labelled"].to_numpy()
     if unanswerable == "plausible":
-        plausible = pc.greater(pc.list_value_length(questions["plausible_answers"]), 0)
-        columns = {
-            "answers": pc.if_else(plausible, questions["plausible_answers"], questions["answers"]),
-            "labelled": pc.or_(plausible, questions["labelled"]),
-        }
-        for name, column in columns.items():
-            position = QUESTIONS.get_field_index(name)
-            questions = questions.set_column(position, QUESTIONS.field(name), column)
+        plausible = _any(questions["plausible_answers"])
+        answerable, labelled = answerable | plausible, labelled | plausible
+    keep = np.ones(questions.num_rows, bool)
     if unanswerable != "no_answer":
-        answerable = pc.greater(pc.list_value_length(questions["answers"]), 0)
-        questions = questions.filter(pc.or_(answerable, pc.invert(questions["labelled"])))
-        if not questions.num_rows:
+        keep = answerable | ~labelled
+        if not keep.any():
             raise UserError(
-                f"no question is left: all {tables.questions.num_rows:,} are unanswerable, and "
+                f"no question is left: all {questions.num_rows:,} are unanswerable, and "
                 f"unanswerable is {unanswerable!r}; use 'no_answer' to keep them"
             )
     if max_questions is not None:
         random = np.random.Generator(np.random.PCG64(seed))
         place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
-        context = questions["context"].to_numpy()
+        rows = np.flatnonzero(keep)
+        context = questions["context"].to_numpy()[rows]
         drawn = np.argsort(place[context], kind="stable")[:max_questions]
-        questions = questions.take(np.sort(drawn))
-    return _with_contexts(tables, questions)
+        keep = np.zeros_like(keep)
+        keep[rows[drawn]] = True
+    return _chosen(tables, keep, _with_plausible if unanswerable == "plausible" else None)
+
+
+def _any(answers: pa.ChunkedArray) -> np.ndarray:
+    """Which questions have any of these answers, bool `[questions]`."""
+    return np.asarray(pc.greater(pc.list_value_length(answers), 0).to_numpy())
+
+
+def _with_plausible(questions: pa.Table) -> pa.Table:
+    """Questions with plausible answers have these as their answers."""
+    plausible = pc.greater(pc.list_value_length(questions["plausible_answers"]), 0)
+    answers = pc.if_else(plausible, questions["plausible_answers"], questions["answers"])
+    labelled = pc.or_(plausible, questions["labelled"])
+    return replaced(replaced(questions, "answers", answers), "labelled", labelled)
 
 
 def split_articles(
@@ -540,26 +596,76 @@ def split_articles(
     held = {name for position, name in enumerate(names) if position in chosen}
     is_held = np.array([_article(*both) in held for both in zip(titles, numbers, strict=True)])
     of_question = is_held[tables.questions["context"].to_numpy()]
-    stays, out = (
-        _with_contexts(tables, tables.questions.filter(pa.array(mask)))
-        for mask in (~of_question, of_question)
-    )
-    return stays, out
+    return _chosen(tables, ~of_question), _chosen(tables, of_question)
 
 
 def _article(title: str, number: int) -> str | int:
     return title or number
 
 
-def _with_contexts(tables: SquadTables, questions: pa.Table) -> SquadTables:
-    """Some of the tables' questions, with the contexts that they need."""
-    context = questions["context"].to_numpy()
-    used, rows = np.unique(context, return_inverse=True)
-    questions = questions.set_column(
-        QUESTIONS.get_field_index("context"),
-        QUESTIONS.field("context"),
-        pa.array(rows, pa.int32()),
-    ).combine_chunks()
-    contexts = tables.contexts.take(used)
-    report = dataclasses.replace(tables.report, **_counts(contexts, questions))
-    return SquadTables(contexts, questions, report)
+def _chosen(
+    tables: SquadTables, keep: np.ndarray, change: Callable[[pa.Table], pa.Table] | None = None
+) -> SquadTables:
+    """Some of the tables' questions, changed, with the contexts that they need."""
+    if keep.all() and change is None:
+        return tables
+    context = tables.questions["context"].to_numpy()
+    used = np.zeros(tables.contexts.num_rows, bool)
+    used[context[keep]] = True
+    new_row = np.cumsum(used, dtype=np.int32) - 1
+
+    contexts = _GrowingTable(CONTEXTS, tables.folder)
+    for part in _parts_of(tables.contexts, used):
+        contexts.add(part)
+    questions = _GrowingTable(QUESTIONS, tables.folder)
+    for part in _parts_of(tables.questions, keep):
+        rows = pa.array(new_row[part["context"].to_numpy()])
+        part = replaced(part, "context", rows)
+        questions.add(part if change is None else change(part))
+    chosen = contexts.finish(), questions.finish()
+    report = dataclasses.replace(tables.report, **_counts(*chosen))
+    return SquadTables(*chosen, report, tables.folder)
+
+
+def _parts_of(table: pa.Table, keep: np.ndarray) -> Iterator[pa.Table]:
+    """The rows to keep, a few at a time."""
+    for at in range(0, table.num_rows, _BATCH):
+        yield table.slice(at, _BATCH).filter(pa.array(keep[at : at + _BATCH]))
+
+
+def replaced(questions: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The same questions with another column in the place of one."""
+    return questions.set_column(QUESTIONS.get_field_index(name), QUESTIONS.field(name), column)
+
+
+# --- a part at a time --------------------------------------------------------------------------
+
+
+def parts(tables: SquadTables, questions: int = _BATCH) -> Iterator[SquadTables]:
+    """The tables in consecutive parts, so that not everything need be in memory at once.
+
+    No context is in two parts: a part ends where no later question asks about an earlier context.
+    In a file that is after any paragraph. (A hub dataset that jumps back and forth between contexts
+    may have no such place; then it is one part.)
+
+    Args:
+        tables: What `read_squad` or `select` gave.
+        questions: A part ends as soon as it has so many.
+
+    Yields:
+        Tables whose rows of contexts begin at 0; the report is that on the whole.
+    """
+    context = tables.questions["context"].to_numpy()
+    so_far = np.maximum.accumulate(context)
+    to_come = np.minimum.accumulate(context[::-1])[::-1]
+    ends = np.append(np.flatnonzero(so_far[:-1] < to_come[1:]) + 1, len(context))
+    begin = first = 0
+    while begin < len(context):
+        enough = min(begin + questions, len(context))
+        end = int(ends[np.searchsorted(ends, enough)])
+        last = int(so_far[end - 1])
+        part = tables.questions.slice(begin, end - begin)
+        part = replaced(part, "context", pc.subtract(part["context"], pa.scalar(first, pa.int32())))
+        contexts = tables.contexts.slice(first, last + 1 - first)
+        yield dataclasses.replace(tables, contexts=contexts, questions=part)
+        begin, first = end, last + 1

@@ -11,8 +11,9 @@ windows of a question share ``overlap`` context tokens (fast tokenizers call thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,18 +92,6 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         """Number of values of every row, int64."""
         return np.diff(self.bounds)
-
-    def to_arrow(self) -> pa.LargeListArray:
-        """The same rows as an Arrow list array, without a copy."""
-        return pa.LargeListArray.from_arrays(pa.array(self.bounds), pa.array(self.values))
-
-    @classmethod
-    def from_arrow(cls, column: pa.ChunkedArray) -> Ragged:
-        """Rows of an Arrow large-list column; no copy when the column is one chunk."""
-        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):
-            array = array.chunk(0)
-        return cls(array.values.to_numpy(), array.offsets.to_numpy())
 
 
 @dataclass(frozen=True)
@@ -302,16 +291,19 @@ def _tokenise_contexts(
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         batch = texts[at : at + TOKENISE_AT_ONCE]
         encodings = backend.encode_batch(batch, add_special_tokens=False)
-        for encoding in encodings:
-            offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-            word = np.array(encoding.word_ids, dtype=np.float32)  # None becomes nan: a new word
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-            starts.append(offsets[:, 0])
-            ends.append(offsets[:, 1])
-            words.append(np.concatenate([np.ones(min(len(word), 1), bool), word[1:] != word[:-1]]))
-            lengths.append(len(offsets))
+        length = np.array([len(encoding) for encoding in encodings])
+        offsets = _flat((pair for encoding in encodings for pair in encoding.offsets), np.int32)
+        word = np.array([word for encoding in encodings for word in encoding.word_ids], np.float32)
+        begins = np.ones(len(word), bool)
+        begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
+        begins[(np.cumsum(length) - length)[length > 0]] = True
+        ids.append(_flat((encoding.ids for encoding in encodings), np.int32))
+        starts.append(offsets[::2])
+        ends.append(offsets[1::2])
+        words.append(begins)
+        lengths.append(length)
         progress(len(batch))
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    bounds = _bounds(lengths)
     return (
         Ragged(_join(ids, np.int32), bounds),
         Ragged(_join(starts, np.int32), bounds),
@@ -328,12 +320,19 @@ def _tokenise_questions(
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         # Some SQuAD questions begin with many spaces, which some tokenizers keep as tokens.
         batch = [text.lstrip() for text in texts[at : at + TOKENISE_AT_ONCE]]
-        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
-            ids.append(np.array(encoding.ids[:most], dtype=np.int32))
-            lengths.append(len(ids[-1]))
+        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        ids.append(_flat((encoding.ids[:most] for encoding in encodings), np.int32))
+        lengths.append(np.array([min(len(encoding), most) for encoding in encodings]))
         progress(len(batch))
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Ragged(_join(ids, np.int32), bounds)
+    return Ragged(_join(ids, np.int32), _bounds(lengths))
+
+
+def _flat(rows: Iterable[Iterable[int]], dtype: type) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), dtype)
+
+
+def _bounds(lengths: list[np.ndarray]) -> np.ndarray:
+    return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
 
 
 def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:

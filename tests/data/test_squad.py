@@ -367,8 +367,8 @@ def test_any_json_gives_sound_tables_or_a_user_error(
 # --- choosing ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def chosen_from(write: Write) -> SquadTables:
+@pytest.fixture(params=["in memory", "on disk"])
+def chosen_from(write: Write, request: pytest.FixtureRequest, tmp_path: Path) -> SquadTables:
     """40 paragraphs in 10 articles; each has 5 questions, of which 2 have no answer."""
     articles = [
         {
@@ -389,7 +389,7 @@ def chosen_from(write: Write) -> SquadTables:
         }
         for a in range(10)
     ]
-    return read_squad(write(articles=articles))
+    return read_squad(write(articles=articles), tmp_path if request.param == "on disk" else None)
 
 
 def kept(tables: SquadTables) -> list[str]:
