@@ -143,17 +143,18 @@ def _attend(
 def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    rows = (part[0].transpose(0, 1) for part in (query, key, value))  # [slots, heads, size]
-    attended: Tensor = varlen_attn(*rows, ends, ends, longest, longest)
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    attended = varlen_attn(query, key, value, ends, ends, longest, longest)  # [slots, heads, size]
+    assert isinstance(attended, Tensor)
     return attended.unsqueeze(0)
 
 
 @torch.compiler.disable
 def _loop(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float) -> Tensor:
-    lengths = ends.diff().tolist()
-    windows = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
-    attended = [_attend(*window, None, dropout) for window in windows if window[0].shape[2]]
-    return torch.cat(attended, dim=1)
+    lengths = [length for length in ends.diff().tolist() if length]
+    queries, keys, values = (part.split(lengths, dim=2) for part in (query, key, value))
+    windows = zip(queries, keys, values, strict=True)
+    return torch.cat([_attend(*window, None, dropout) for window in windows], dim=1)
 
 
 def _pad(

@@ -239,7 +239,8 @@ class QuestionAnsweringModule(LightningModule):
     def _way(self, device: torch.device) -> Way:
         """How packed windows attend on this device; announced when it is chosen."""
         half = torch.is_autocast_enabled(device.type)
-        way = way_of(device, torch.get_autocast_dtype(device.type) if half else self.dtype)
+        dtype = torch.get_autocast_dtype(device.type) if half else self.encoder.dtype
+        way = way_of(device, dtype)
         if way != self._packed_way:
             self._packed_way = way
             names = {
@@ -325,7 +326,7 @@ class QuestionAnsweringModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Show the loss in the progress bar, as often as it is logged."""
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and batch_idx % every == 0:
             loss = self.trainer.logged_metrics["train/loss"]
             self.trainer.progress_bar_metrics["train/loss"] = float(loss)
