@@ -32,7 +32,6 @@ def padding(data: SquadDataModule) -> dict[str, float]:
         "tokens a batch": tokens.mean(),
         "padding %": 100 * (1 - tokens.sum() / slots.sum()),
         "in the worst batch %": 100 * (1 - tokens / slots).max(),
-        "rows too small %": 100 * (slots > np.median(slots)).mean(),
     }
 
 
