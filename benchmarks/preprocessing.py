@@ -195,10 +195,11 @@ def main() -> None:
     ]
     threads = os.environ.get("TOKENIZERS_PARALLELISM", "not set")
     note = (
-        f"{windows.questions.num_rows:,} questions, {len(windows):,} windows: token ids are equal in "
-        f"all, labels in all but {split_characters}, which mean the same characters (one that is "
-        f"several tokens is whole in ours). Medians of {given.runs} alternating runs from file to files, reading "
-        f"included; TOKENIZERS_PARALLELISM {threads}, {len(os.sched_getaffinity(0))} cores."
+        f"{windows.questions.num_rows:,} questions, {len(windows):,} windows: token ids are equal "
+        f"in all; so are labels in all but {split_characters}, where one character is several "
+        f"tokens and ours holds them all. Medians of {given.runs} alternating runs from file to "
+        f"files, reading included; TOKENIZERS_PARALLELISM {threads}, "
+        f"{len(os.sched_getaffinity(0))} cores."
     )
     if given.record:
         record("Preprocessing from cold", rows, note)

@@ -380,29 +380,29 @@ class _Rows:
 
     def __init__(self, schema: pa.Schema, folder: Path | None) -> None:
         self._schema = schema
-        self._columns: list[list[Any]] = [[] for _ in schema]
+        self._rows: list[tuple[Any, ...]] = []
         self._table = _GrowingTable(schema, folder)
         self.count = 0
 
     def add(self, *values: Any) -> None:
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
+        self._rows.append(values)
         self.count += 1
-        if len(self._columns[0]) == _BATCH:
+        if len(self._rows) == _BATCH:
             self._flush()
 
     def table(self) -> pa.Table:
-        self._flush()
+        if self._rows:
+            self._flush()
         return self._table.finish()
 
     def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True)
         arrays = [
             pa.array(column, field.type)
-            for column, field in zip(self._columns, self._schema, strict=True)
+            for column, field in zip(columns, self._schema, strict=True)
         ]
         self._table.add(pa.table(arrays, schema=self._schema))
-        for column in self._columns:
-            column.clear()
+        self._rows.clear()
 
 
 def _answers(record: dict[str, Any], key: str, where: object) -> list[tuple[str, int]] | None:
@@ -459,7 +459,7 @@ def _field(record: Any, key: str, kind: type[_T], where: object) -> _T:
     value = record[key]
     if type(value) is not kind:
         raise UserError(f'{where}: "{key}" must be {_KINDS[kind]}, but is {_shown(value)}')
-    if kind is str and not value.isascii():
+    if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:

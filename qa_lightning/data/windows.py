@@ -292,8 +292,8 @@ def _tokenise_contexts(
         batch = texts[at : at + TOKENISE_AT_ONCE]
         encodings = backend.encode_batch(batch, add_special_tokens=False)
         length = np.array([len(encoding) for encoding in encodings])
-        offsets = _flat((pair for encoding in encodings for pair in encoding.offsets), np.int32)
-        word = np.array([word for encoding in encodings for word in encoding.word_ids], np.float32)
+        offsets = _flat(chain.from_iterable(encoding.offsets for encoding in encodings), np.int32)
+        word = np.array(list(chain.from_iterable(e.word_ids for e in encodings)), np.float32)
         begins = np.ones(len(word), bool)
         begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
         begins[(np.cumsum(length) - length)[length > 0]] = True
