@@ -55,7 +55,6 @@ class Run:
         self.clock = Clock()
         self.meter = Throughput(warm_up=warm_up, clock=self.clock)
         self.logged: list[dict[str, float]] = []
-        self.shown: list[float] = []
         self.printed: list[str] = []
         self.trainer: Any = SimpleNamespace(
             global_step=0,
@@ -63,12 +62,9 @@ class Run:
             world_size=processes,
             precision="32-true",
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            progress_bar_metrics={},
         )
-        self.module: Any = SimpleNamespace(
-            encoder=None,
-            log_dict=self.logged.append,
-            log=lambda name, value, **options: self.shown.append(value),
-        )
+        self.module: Any = SimpleNamespace(encoder=None, log_dict=self.logged.append)
         monkeypatch.setattr("qa_lightning.throughput.peak_rate", lambda device, dtype: PEAK)
         monkeypatch.setattr(TrainingCost, "of", lambda encoder: COST)
         monkeypatch.setattr("qa_lightning.throughput.rank_zero_info", self.printed.append)
@@ -252,7 +248,7 @@ class TestMeter:
         assert first["throughput/padding"] == pytest.approx(20)
         assert first["throughput/mfu"] == pytest.approx(10)
         assert first["throughput/tflops"] == pytest.approx(1e5 / 1e12)
-        assert run.shown == [4, 2]
+        assert run.trainer.progress_bar_metrics == {"windows/s": 2}
 
     def test_nothing_is_logged_during_the_warm_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run = Run(monkeypatch, warm_up=3, every=1)
