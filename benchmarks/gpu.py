@@ -1,0 +1,205 @@
+"""Claim: on a GPU half of what it can multiply is used, and an epoch takes seconds.
+
+Trains DistilBERT-base and MiniLM-L6 sizes, with random weights, in every way that matters on one
+GPU: padded to 384 as the usual script does, grouped by length, packed, compiled or not, in small
+and large batches. First it checks that packed and padded windows give the same logits. It needs no
+network: carry a cut of the data and the encoder's folder (for its tokenizer). On a machine without
+a GPU, `--accelerator cpu --steps 1 --batch-sizes 2` tries the same code.
+
+    python benchmarks/gpu.py --data train-8k.json --encoder FOLDER --minutes 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
+from report import record
+
+from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.throughput import Throughput, measure_peak
+
+SQUAD_WINDOWS = 131_754
+"""Windows of 384 tokens of the official SQuAD 2.0 training set."""
+SIZES = {
+    "DistilBERT-base": {"vocab_size": 30522},
+    "MiniLM-L6": {"vocab_size": 30522, "dim": 384, "hidden_dim": 1536, "n_heads": 12},
+}
+WARM_UP = 10
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: options of data and model, and the precision."""
+
+    size: str
+    precision: str
+    batching: str
+    padding: str = "batch"
+    batch_size: int = 32
+    compile: bool = False
+
+    @property
+    def name(self) -> str:
+        """How a table calls it."""
+        layout = "pad to 384" if self.padding == "window" else self.batching
+        return f"{layout}{', compiled' if self.compile else ''}"
+
+
+def ways(batch_sizes: list[int]) -> list[Way]:
+    """All ways, those that decide most first: time may run out."""
+    small, *_, large = [batch_sizes[0], *batch_sizes]
+    found = []
+    for size in SIZES:
+        found += [
+            Way(size, "32-true", "random", "window", small),
+            Way(size, "bf16-mixed", "random", "window", small),
+            *(
+                Way(size, "bf16-mixed", batching, batch_size=batch)
+                for batch, batching in itertools.product(batch_sizes, ("grouped", "packed"))
+            ),
+            Way(size, "bf16-mixed", "packed", batch_size=large, compile=True),
+            Way(size, "bf16-mixed", "grouped", batch_size=large, compile=True),
+        ]
+    return sorted(found, key=lambda way: way.compile)
+
+
+def data_of(given: argparse.Namespace, batch_size: int, batching: str, padding: str) -> Any:
+    """The datamodule of one way."""
+    return SquadDataModule(
+        tokenizer=given.encoder,
+        train=given.data,
+        val=given.data,
+        max_val_questions=1,
+        batch_size=batch_size,
+        batching=batching,  # type: ignore[arg-type]
+        padding=padding,  # type: ignore[arg-type]
+    )
+
+
+def trainer_of(given: argparse.Namespace, precision: str, *callbacks: Any) -> Trainer:
+    """A trainer that does nothing but train."""
+    return Trainer(
+        accelerator=given.accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=given.steps + WARM_UP,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def check_agreement(given: argparse.Namespace) -> None:
+    """Packed logits must equal padded ones but for rounding, in full and in half precision."""
+    device = torch.device("cuda" if given.accelerator == "gpu" else "cpu")
+    data = data_of(given, 16, "packed", "batch")
+    data.trainer = trainer_of(given, "32-true")
+    data.trainer.state.fn = TrainerFn.FITTING
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batch = loader.dataset[next(iter(loader.sampler))]
+    batch = data.transfer_batch_to_device(batch, device, 0)
+    for size, config in SIZES.items():
+        seed_everything(0, verbose=False)
+        module = QuestionAnsweringModule(encoder_config=config).to(device).eval()
+        for half, tolerance in ((False, 1e-4), (True, 0.05)):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                padded = module(batch.input_ids, batch.attention_mask)
+                packed = module(batch.input_ids, batch.attention_mask, batch.packing)
+            real = batch.attention_mask
+            apart = (padded[real] - packed[real]).abs().max() / padded[real].std()
+            print(f"{size}, {'bfloat16' if half else 'float32'}: logits differ by {apart:.1e}")
+            if apart > tolerance:
+                raise SystemExit("packed and padded logits differ by more than rounding")
+
+
+def run(way: Way, given: argparse.Namespace, peak: float) -> dict[str, str]:
+    """Train a few steps in one way; `peak` is the measured rate of matrix products, in FLOP/s."""
+    seed_everything(0, verbose=False)
+    on_gpu = given.accelerator == "gpu"
+    if on_gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    module = QuestionAnsweringModule(
+        encoder_config=SIZES[way.size], compile=way.compile, attention_dropout=0.0
+    )
+    meter = Throughput(warm_up=WARM_UP)
+    trainer = trainer_of(given, way.precision, meter)
+    begin = time.perf_counter()
+    data = data_of(given, way.batch_size, way.batching, way.padding)
+    trainer.fit(module, datamodule=data)
+    rates = meter.overall
+    assert rates is not None
+    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if on_gpu else "-"
+    return {
+        "size": way.size,
+        "precision": way.precision,
+        "batch": str(way.batch_size),
+        "way": way.name,
+        "windows/s": f"{rates.windows_per_s:,.4g}",
+        "tokens/s": f"{rates.tokens_per_s:,.4g}",
+        "padding %": f"{rates.padding:.1f}",
+        "TFLOP/s": f"{rates.tflops:.4g}",
+        "MFU %": f"{rates.mfu:.1f}",
+        "of measured peak %": f"{100e12 * rates.tflops / peak:.1f}",
+        "memory GiB": memory,
+        "epoch s": f"{SQUAD_WINDOWS / rates.windows_per_s:.1f}",
+        "run s": f"{time.perf_counter() - begin:.0f}",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="training questions, SQuAD format")
+    parser.add_argument("--encoder", required=True, help="folder with the tokenizer")
+    parser.add_argument("--accelerator", choices=["gpu", "cpu"], default="gpu")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after it")
+    given = parser.parse_args()
+    if given.accelerator == "gpu" and not torch.cuda.is_available():
+        print("error: there is no GPU; --accelerator cpu tries the script", file=sys.stderr)
+        return 2
+    begin = time.perf_counter()
+    check_agreement(given)
+    device = torch.device("cuda" if given.accelerator == "gpu" else "cpu")
+    peak = measure_peak(device, torch.bfloat16).flops
+    rows, left = [], []
+    for way in ways(given.batch_sizes):
+        if time.perf_counter() - begin > 60 * given.minutes:
+            left.append(way)
+            continue
+        rows.append(run(way, given, peak))
+        print(rows[-1], file=sys.stderr)
+    note = (
+        f"A bfloat16 matrix product reaches {peak / 1e12:.4g} TFLOP/s on this device. "
+        "MFU is against the data sheet's peak where there is one; an epoch is "
+        f"{SQUAD_WINDOWS:,} windows at the rate measured."
+    )
+    if left:
+        note += f" No time was left for {len(left)} ways: {', '.join(str(way) for way in left)}."
+    record("One GPU" if given.accelerator == "gpu" else "The GPU benchmark, on a CPU", rows, note)
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())
