@@ -51,6 +51,8 @@ class SaveBestModel(Callback):
         if trainer.sanity_checking:
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # A resumed run may do the last validation again: the same weights, the same figures.
+        self.history = [entry for entry in self.history if entry["step"] != trainer.global_step]
         self.history.append({"step": trainer.global_step, **figures})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import difflib
 import hashlib
-import pickle
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -26,8 +26,19 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
+from qa_lightning.checkpoints import (
+    LAST,
+    POSITION,
+    AtomicCheckpointIO,
+    Interrupted,
+    LastCheckpoint,
+    newest_checkpoint,
+    newest_run,
+    read_checkpoint,
+)
 from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import QuestionAnsweringModule
@@ -106,35 +117,6 @@ def keep_freed_memory() -> None:
     mallopt(top_pad, 2**28)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint of this project without reading its weights into memory.
-
-    Args:
-        path: A file that `fit` wrote.
-
-    Raises:
-        UserError: it does not exist, is damaged, holds code, or is not one of ours.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--ckpt_path: there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"--ckpt_path: {path} cannot be loaded as a checkpoint: damaged, or not one of ours "
-            f"({reason})"
-        ) from error
-    ours = isinstance(checkpoint, dict) and "tokenizer" in checkpoint
-    if not ours or "encoder_config" not in (checkpoint.get("hyper_parameters") or {}):
-        raise UserError(
-            f"--ckpt_path: {path} is a checkpoint, but not of a QuestionAnsweringModule: it holds "
-            "no encoder_config and no tokenizer"
-        )
-    return checkpoint
-
-
 def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
     """Write a checkpoint's tokenizer to the cache, where the datamodule can load it.
 
@@ -206,6 +188,7 @@ class QuestionAnsweringCLI(LightningCLI):
             args: The command and its options; by default those of the process.
         """
         self._checkpoint: dict[str, Any] | None = None
+        self._run: Path | None = None  # the run that `--ckpt_path last` goes on with
         super().__init__(
             QuestionAnsweringModule,
             SquadDataModule,
@@ -240,16 +223,37 @@ class QuestionAnsweringCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's hyperparameters from the checkpoint, once it is known to be ours."""
+        """Find the checkpoint; take the model's hyperparameters from it, if it is ours."""
         options = self.config[self.config["subcommand"]]
+        if options.get("ckpt_path") == "last":
+            options["ckpt_path"] = self._find_last()
         path = options.get("ckpt_path")
-        if not path or path in ("last", "best", "hpc", "registry"):
+        if not path or path in ("best", "hpc", "registry"):
             return
         self._checkpoint = read_checkpoint(path)
         hyperparameters = dict(self._checkpoint["hyper_parameters"])
         for name, value in hyperparameters.items():
             if name in options["model"]:
                 options["model"][name] = value
+
+    def _find_last(self) -> str | None:
+        """The newest checkpoint of the newest run; None if `fit` is to begin at the beginning."""
+        command = self.config["subcommand"]
+        options = self.config[command]
+        runs = Path(options["trainer"]["default_root_dir"] or ".") / "lightning_logs"
+        run = newest_run(runs)
+        folder = options["checkpoint"]["dirpath"] or (run and run / "checkpoints")
+        path = newest_checkpoint(Path(folder)) if folder else None
+        if path is None:
+            where = f"{folder} holds no checkpoint" if folder else f"there is no run in {runs}"
+            if command != "fit":
+                raise UserError(f"--ckpt_path last: {where}; name the file instead of 'last'")
+            # No mistake: whoever starts the same command again and again can always say `last`.
+            rank_zero_info(f"--ckpt_path last: {where}; training begins at the beginning")
+            return None
+        rank_zero_info(f"--ckpt_path last: {path}")
+        self._run = run
+        return str(path)
 
     def before_instantiate_classes(self) -> None:
         """Fill in what depends on the hardware, on the encoder or on the checkpoint."""
@@ -272,6 +276,11 @@ class QuestionAnsweringCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse data that do not fit the encoder before anything is fetched or written."""
         self.model.check_data(self.datamodule)
+        if self.subcommand == "fit" and self.trainer.max_steps == self.trainer.max_epochs == -1:
+            raise UserError(
+                "the learning rate's course needs an end: set --trainer.max_epochs or "
+                "--trainer.max_steps"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks that every run has."""
@@ -286,30 +295,42 @@ class QuestionAnsweringCLI(LightningCLI):
                 options["default_root_dir"] or ".",
                 name="lightning_logs" if fitting else f"lightning_logs/{self.subcommand}",
                 default_hp_metric=False,
+                **self._goes_on(),
             )
             if fitting:
                 callbacks.append(LearningRateMonitor("step"))
         if not fitting or options["logger"] in (False, []):
             self.save_config_callback = None  # there is no run folder to save it in
         if fitting and options["enable_checkpointing"] is not False:
-            checkpoint = self._get(self.config_init, "checkpoint")
+            settings = self._get(self.config, "checkpoint").as_dict()
+            last = LastCheckpoint(
+                settings.pop("every_n_train_steps"),
+                settings.pop("train_time_interval"),
+                write=bool(settings.pop("save_last")),
+            )
             if options["limit_val_batches"] == 0:
-                checkpoint.monitor = None  # nothing is validated: keep the newest
-            callbacks += [checkpoint, SaveBestModel()]
-            if checkpoint.save_last and checkpoint.monitor is not None:
-                # Lightning would write last.ckpt only when it has just written a new best.
-                checkpoint.save_last = None
-                newest = {"filename": "last", "monitor": None, "save_top_k": 1, "save_last": None}
-                settings = self._get(self.config, "checkpoint").as_dict()
-                callbacks.append(ModelCheckpoint(**{**settings, **newest}))
+                settings["monitor"] = None  # nothing is validated: keep the newest
+            callbacks += [last, SaveBestModel(), ModelCheckpoint(**settings)]
         if not fitting:
             output = self._get(self.config, "output")
             # Without a run folder nobody has said where to put files that were not asked for.
             if output or kwargs.get("logger") or options["logger"] or self.subcommand == "predict":
                 callbacks.append(EvaluationFiles(output))
         self.trainer_defaults["callbacks"] = callbacks
+        plugins = options["plugins"] or []
+        kwargs["plugins"] = [
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(),
+        ]
         # Sharding and shuffling are the datamodule's own; Lightning's would not know its sampler.
         return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+
+    def _goes_on(self) -> dict[str, Any]:
+        """Options of a logger that goes on with a run: figures after the checkpoint are void."""
+        if self.subcommand != "fit" or self._run is None or self._checkpoint is None:
+            return {}
+        step = self._checkpoint.get(POSITION, {}).get("logger_step", 0)
+        return {"version": int(self._run.name.removeprefix("version_")), "purge_step": step}
 
 
 def _progress_bar() -> Callback:
@@ -321,7 +342,8 @@ def _progress_bar() -> Callback:
 def run(args: list[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    A user's mistake is told in one message, without a traceback, with status 2.
+    A user's mistake is told in one message, without a traceback, with status 2. A run that was
+    stopped by a signal has 128 + its number, as in a shell.
 
     Args:
         args: The command and its options; by default those of the process.
@@ -330,9 +352,26 @@ def run(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Scoring a checkpoint needs none of the callbacks of its training.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    # Ours is told where to start when it is made.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # A run that goes on does so in its own folder.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     try:
         QuestionAnsweringCLI(args)
+    except SIGTERMException:
+        return _stopped(signal.SIGTERM)
+    except Interrupted as stop:
+        return _stopped(stop.signum)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _stopped(signum: int) -> int:
+    print(
+        f"stopped by {signal.Signals(signum).name} between two steps; {LAST} is written: "
+        "the same command with --ckpt_path last goes on",
+        file=sys.stderr,
+    )
+    return 128 + signum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -268,6 +269,12 @@ class WindowSampler(Sampler[np.ndarray]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._behind = (0, 0)
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Leave out the first batches of an epoch: a resumed run has them behind it."""
+        self.epoch = epoch
+        self._behind = (epoch, batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
@@ -299,7 +306,12 @@ class WindowSampler(Sampler[np.ndarray]):
         return self.steps if len(self.lengths) else 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Give this process's share of every batch: int64 arrays of window rows."""
+        """Give this process's share of every batch to come: int64 arrays of window rows."""
+        epoch, batches = self._behind
+        yield from islice(self._shares(), batches if epoch == self.epoch else 0, None)
+
+    def _shares(self) -> Iterator[np.ndarray]:
+        """This process's share of every batch of the epoch."""
         if not len(self.lengths):
             return
         total = len(self.lengths)

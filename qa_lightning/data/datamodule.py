@@ -184,6 +184,7 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
+        self.resume_at = (0, 0)  # the epoch, and batches of it, that a resumed run has behind it
 
     # ------------------------------------------------------------------ what Lightning calls
 
@@ -368,6 +369,8 @@ class SquadDataModule(LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+        if training:
+            sampler.start_at(*self.resume_at)
         return DataLoader(
             WindowDataset(
                 windows,
@@ -380,6 +383,9 @@ class SquadDataModule(LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_gpu,
+            # Without one of its own, every pass over the data would draw from the generator that
+            # dropout draws from.
+            generator=torch.Generator().manual_seed(self.hparams["seed"]),
         )
 
 
