@@ -67,8 +67,9 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
     The file appears under its final name only when it is complete and its digest is right. What a
     broken connection left is kept as `.part` and continued by the next call if a digest is given;
     without one nothing could tell a file put together from two versions from a good one, so then
-    the download begins anew. A file that is there already (and has the digest) is used as it is,
-    without the network. Processes that want the same file wait for the first one.
+    the download begins anew. Nothing is written outside of `folder`: the name comes from the URL
+    alone, and links are not followed. A file that is there already (and has the digest) is used as
+    it is, without the network. Processes that want the same file wait for the first one.
 
     Args:
         url: An http or https address. Proxies are taken from the usual environment variables.
@@ -87,7 +88,7 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
             if path.is_file() and (sha256 is None or sha256_of(path) == sha256.lower()):
                 return path
             part = path.with_name(f"{path.name}.part")
-            if sha256 is None:
+            if sha256 is None or part.is_symlink():  # a link may lead out of the folder
                 part.unlink(missing_ok=True)
             resumed = _fetch(url, part)
             if sha256 is not None:

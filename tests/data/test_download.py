@@ -192,17 +192,33 @@ def test_redirects_in_a_circle_are_given_up(server: Server, tmp_path: Path) -> N
         download(server.target, tmp_path)
 
 
-def test_a_redirect_from_https_to_http_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (["https://a.org/f", "http://a.org/f"], "refused a redirect from https to http"),
+        (["https://a.org/f", "//b.org/f", "http://b.org/f"], "from https to http"),
+        (["http://a.org/f", "https://b.org/f", "http://a.org/f"], "from https to http"),
+        (["HTTPS://a.org/f", "HTTP://a.org/f"], "from https to http"),
+        (["https://a.org/f", "file:///etc/hostname"], "only http and https"),
+        (["https://a.org/f", "/g", "ftp://a.org/f"], "only http and https"),
+        (["https://a.org/f", "data:,x"], "answered 302"),
+    ],
+)
+def test_a_redirect_to_a_lesser_scheme_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: list[str], message: str
 ) -> None:
+    asked = []
+
     def answer(request: httpx2.Request) -> httpx2.Response:
-        assert request.url.scheme == "https"
-        return httpx2.Response(302, headers={"Location": "http://example.com/a.json"})
+        asked.append(request.url)
+        return httpx2.Response(302, headers={"Location": way[len(asked)]})
 
     transport = httpx2.MockTransport(answer)
     monkeypatch.setattr(module, "_client", lambda: httpx2.Client(transport=transport))
-    with pytest.raises(UserError, match="refused a redirect from https to http"):
-        download("https://example.com/a.json", tmp_path)
+    with pytest.raises(UserError, match=message):
+        download(way[0], tmp_path)
+    assert len(asked) == len(way) - 1  # the last one was not asked
+    assert left(tmp_path) == []
 
 
 def test_an_error_of_the_server_is_passed_on(server: Server, tmp_path: Path) -> None:
@@ -256,6 +272,36 @@ def test_files_stay_in_the_folder(server: Server, tmp_path: Path, path: str) -> 
     found = download(server.url(f"range/{path}"), folder)
     assert found.parent == folder and found.read_bytes() == CONTENT
     assert left(folder) == [found.name] and left(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_links_do_not_lead_out_of_the_folder(
+    server: Server, tmp_path: Path, digest: str | None
+) -> None:
+    folder = tmp_path / "folder"
+    url = server.url("range/a.json")
+    name = download(url, folder).name
+    outside = tmp_path / "outside"
+    outside.write_bytes(CONTENT[:100])
+    (folder / name).unlink()
+    (folder / f"{name}.part").symlink_to(outside)
+    if digest:  # a file that is there is used as it is unless it has another digest
+        (folder / name).symlink_to(outside)
+    found = download(url, folder, sha256=digest)
+    assert found.read_bytes() == CONTENT and not found.is_symlink()
+    assert outside.read_bytes() == CONTENT[:100]
+
+
+def test_a_name_that_the_server_gives_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    header = {"Content-Disposition": 'attachment; filename="../../evil.json"'}
+    content = httpx2.ByteStream(b"{}")
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=header, stream=content))
+    monkeypatch.setattr(module, "_client", lambda: httpx2.Client(transport=transport))
+    path = download("https://a.org/good.json", tmp_path / "folder")
+    assert path.parent == tmp_path / "folder" and path.name.endswith("-good.json")
+    assert left(tmp_path) == ["folder"]
 
 
 def test_files_of_one_name_do_not_meet(server: Server, tmp_path: Path) -> None:
