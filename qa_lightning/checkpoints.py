@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, found again, and a run resumed as if it never stopped."""
+"""Checkpoints: written whole or not at all, and training resumed as if it had never stopped."""
 
 from __future__ import annotations
 

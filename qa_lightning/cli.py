@@ -310,7 +310,8 @@ class QuestionAnsweringCLI(LightningCLI):
             )
             if options["limit_val_batches"] == 0:
                 settings["monitor"] = None  # nothing is validated: keep the newest
-            callbacks += [last, SaveBestModel(), ModelCheckpoint(**settings)]
+            # The first: it puts Lightning's step right before the others log by it.
+            callbacks = [last, *callbacks, SaveBestModel(), ModelCheckpoint(**settings)]
         if not fitting:
             output = self._get(self.config, "output")
             # Without a run folder nobody has said where to put files that were not asked for.

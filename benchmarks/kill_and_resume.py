@@ -1,0 +1,276 @@
+"""Claim: a run killed at any moment goes on as if it had not been: same weights, same figures.
+
+Trains a tiny encoder on made-up questions once without a stop. Then starts the same run anew, kills
+it with SIGKILL at random moments, every third one while a checkpoint is being written, and resumes
+it with `--ckpt_path last` until it ends. Weights, optimizer, schedule and every logged figure must
+be equal to the last bit.
+
+    python benchmarks/kill_and_resume.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import record, table
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+BATCHINGS = ("grouped", "random", "packed")
+PLACES = ("paris", "rome", "berlin", "oslo", "lima", "cairo", "delhi", "kyoto", "quito", "dakar")
+WORDS = (
+    "the city of was founded in when where is museum large which old people built a small".split()
+)
+
+
+def make_data(path: Path, paragraphs: int, seed: int) -> None:
+    """Write made-up questions, one in three unanswerable."""
+    draw = random.Random(seed)
+    articles = []
+    for number in range(paragraphs):
+        town, other = draw.sample(PLACES, 2)
+        year = str(draw.randrange(1000, 2000))
+        context = f"the city of {town} was founded in {year}. " + (
+            "people built a small old museum. " * draw.randrange(6)
+        )
+        asked = [(f"when was {town} founded?", year), ("which city is old?", town)]
+        asked.append((f"when was {other} founded?", ""))
+        qas = [
+            {
+                "id": f"{seed}-{number}-{index}",
+                "question": question,
+                "is_impossible": not answer,
+                "answers": [{"text": answer, "answer_start": context.index(answer)}] * bool(answer),
+            }
+            for index, (question, answer) in enumerate(asked)
+        ]
+        articles.append({"title": f"t{number}", "paragraphs": [{"context": context, "qas": qas}]})
+    path.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
+
+
+def make_encoder(folder: Path) -> None:
+    """Write a small randomly initialised DistilBERT; its checkpoints take a while to write."""
+    from transformers import DistilBertConfig, DistilBertForQuestionAnswering, DistilBertTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *PLACES, ".", "?", *letters]
+    words += ["##" + letter for letter in letters]
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=len(words),
+        max_position_embeddings=64,
+        dim=128,
+        hidden_dim=512,
+        n_layers=4,
+        n_heads=2,
+    )
+    DistilBertForQuestionAnswering(config).save_pretrained(folder)
+    vocabulary = {word: row for row, word in enumerate(words)}
+    DistilBertTokenizer(vocab=vocabulary).save_pretrained(folder)
+
+
+@dataclass
+class Killed:
+    """What came of a run that was killed."""
+
+    batching: str
+    kills: list[str]
+    equal: bool
+
+
+def start(folder: Path, root: Path, batching: str, log: Path) -> subprocess.Popen[bytes]:
+    """Start the run, or go on with it."""
+    options: list[Any] = [
+        *("--model.pretrained", root / "encoder", "--data.cache_dir", root / "cache"),
+        *("--data.train", root / "train.json", "--data.val", root / "val.json"),
+        *("--data.window", 64, "--data.overlap", 16, "--data.max_question_tokens", 16),
+        *("--data.batch_size", 4, "--data.batching", batching, "--model.learning_rate", "1e-3"),
+        *("--trainer.accelerator", "cpu", "--trainer.precision", "32-true"),
+        *("--trainer.max_epochs", 3, "--trainer.accumulate_grad_batches", 2),
+        *("--trainer.val_check_interval", 0.5, "--trainer.log_every_n_steps", 1),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        *("--checkpoint.every_n_train_steps", 3, "--trainer.default_root_dir", folder),
+        *("--ckpt_path", "last"),
+    ]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "qa_lightning", "fit", *map(str, options)],
+            cwd=HERE.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def run_to_the_end(folder: Path, root: Path, batching: str, log: Path) -> float:
+    """Go on with the run until it ends; returns the seconds from its first folder on."""
+    process = start(folder, root, batching, log)
+    begin = None
+    while process.poll() is None:
+        if begin is None and (folder / "lightning_logs").is_dir():
+            begin = time.monotonic()
+        time.sleep(0.01)
+    if process.returncode != 0:
+        sys.exit(f"the run ended with status {process.returncode}:\n{log.read_text()[-3000:]}")
+    return time.monotonic() - (begin or time.monotonic())
+
+
+def kill_once(
+    folder: Path, root: Path, batching: str, log: Path, draw: random.Random, most: float, aim: bool
+) -> str | None:
+    """Start the run and kill it; returns the moment in words, None if it ended before that.
+
+    Args:
+        folder: The run's folder.
+        root: Where encoder and data are.
+        batching: The run's batching.
+        log: Where its output goes.
+        draw: Gives the moment.
+        most: Seconds after the begin of training at which it is killed at the latest.
+        aim: Kill it while it writes a checkpoint.
+    """
+    from qa_lightning.checkpoints import PARTIAL
+
+    process = start(folder, root, batching, log)
+    seen = len(list(folder.rglob("events.out.tfevents*")))
+    while process.poll() is None and len(list(folder.rglob("events.out.tfevents*"))) == seen:
+        time.sleep(0.002)
+    moment = time.monotonic() + draw.uniform(0, most)
+    while process.poll() is None and time.monotonic() < moment:
+        time.sleep(0.001)
+    checkpoints = folder / "lightning_logs" / "version_0" / "checkpoints"
+    while aim and process.poll() is None:
+        if any(name.endswith(PARTIAL) for name in _names(checkpoints)):
+            time.sleep(draw.uniform(0, 0.004))
+            break
+    process.send_signal(signal.SIGKILL)
+    if process.wait() == 0:
+        return None
+    writing = any(name.endswith(PARTIAL) for name in _names(checkpoints))
+    last = checkpoints / "last.ckpt"
+    if not last.is_file():
+        where = "before the first checkpoint"
+    else:
+        saved = torch.load(last, weights_only=True)
+        where = f"after step {saved['global_step']}"
+    return where + (", writing" if writing else "")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be equal of two runs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    runs = sorted((folder / "lightning_logs").glob("version_*"))
+    run = runs[-1]
+    found: dict[str, Any] = {"runs": len(runs)}
+    for name in ("last", "best"):
+        saved = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+            found[f"{name} {part}"] = saved[part]
+    found["model"] = (run / "model" / "model.safetensors").read_bytes()
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    for name in events.Tags()["scalars"]:
+        if name.startswith(("train/", "val/", "lr")):
+            found[name] = [(point.step, point.value) for point in events.Scalars(name)]
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal to the last bit, tensors included."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20, help="how many runs to kill")
+    parser.add_argument("--kills", type=int, default=1, help="how often each is killed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
+    given = parser.parse_args()
+    draw = random.Random(given.seed)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        make_encoder(root / "encoder")
+        make_data(root / "train.json", 24, seed=1)
+        make_data(root / "val.json", 6, seed=2)
+        wholes, seconds = {}, {}
+        for batching in BATCHINGS:
+            folder = root / f"whole-{batching}"
+            seconds[batching] = run_to_the_end(folder, root, batching, root / "whole.log")
+            wholes[batching] = outcome(folder)
+        results = []
+        for number in range(given.runs):
+            batching = BATCHINGS[number % len(BATCHINGS)]
+            folder, log = root / f"killed-{number}", root / f"killed-{number}.log"
+            folder.mkdir()
+            kills: list[str] = []
+            while len(kills) < given.kills:
+                aim = (number + len(kills)) % 3 == 0
+                most = seconds[batching] * 0.8
+                killed = kill_once(folder, root, batching, log, draw, most, aim)
+                if killed is None:
+                    break
+                kills.append(killed)
+            run_to_the_end(folder, root, batching, log)
+            found, whole = outcome(folder), wholes[batching]
+            unequal = [
+                name for name in {**whole, **found} if not same(found.get(name), whole.get(name))
+            ]
+            # A run killed before its first checkpoint begins again, in a folder of its own.
+            unequal = [name for name in unequal if name != "runs"]
+            results.append(Killed(batching, kills, not unequal))
+            print(f"{number + 1}: {batching}, killed {'; '.join(kills)}: {unequal or 'equal'}")
+    rows = [
+        {
+            "run": str(number),
+            "batching": result.batching,
+            "killed": "; ".join(result.kills) or "ended before it was killed",
+            "weights, optimizer, schedule, figures": "equal" if result.equal else "NOT EQUAL",
+        }
+        for number, result in enumerate(results, 1)
+    ]
+    equal = sum(result.equal for result in results)
+    steps = wholes[BATCHINGS[0]]["last global_step"]
+    title = "Runs killed with SIGKILL and resumed, against those that nothing stopped"
+    note = (
+        f"{equal} of {len(results)} equal to the last bit, after {steps} optimizer steps in 3 "
+        "epochs with dropout; two batches a step, a checkpoint every 3 steps, two validations an "
+        "epoch."
+    )
+    if given.record:
+        record(title, rows, note)
+    else:
+        print(f"\n{title}\n\n{table(rows)}\n{note}")
+    return 0 if equal == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
