@@ -156,17 +156,24 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     Returns:
         The file, or None if there is none.
+
+    Raises:
+        UserError: there are some, but none can be read.
     """
-    readable = []
+    readable, refused = [], []
     for path in sorted(folder.glob("*.ckpt")):
         if path.name.startswith("."):
             continue
         try:
             step = read_checkpoint(path)["global_step"]
         except UserError as error:
-            rank_zero_warn(f"passed over: {error}")
+            refused.append(error)
             continue
         readable.append((step, path.name == LAST, path))
+    if refused and not readable:
+        raise refused[-1]
+    for error in refused:
+        rank_zero_warn(f"passed over: {error}")
     return max(readable)[2] if readable else None
 
 

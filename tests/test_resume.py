@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -116,9 +115,7 @@ class Course:
             names = dict(zip(("hook", "number", "how"), stop, strict=True))
             described = {"class_path": "tests.stopping.StopAt", "init_args": names}
             moment = ["--trainer.callbacks+=" + json.dumps(described)]
-        return call(
-            "fit", *self.options, "--trainer.default_root_dir", folder, *options, *moment
-        )
+        return call("fit", *self.options, "--trainer.default_root_dir", folder, *options, *moment)
 
     def reference(self, *options: Any) -> Path:
         """The run with these options that nothing stopped."""
@@ -186,3 +183,231 @@ class TestResuming:
         assert resumed.status == 0, resumed.err
         assert_same_end(tmp_path / "lightning_logs" / "version_0", whole)
         assert not (tmp_path / "lightning_logs" / "version_1").exists()
+
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+    @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_end"])
+    def test_a_signal_stops_it_between_two_steps(
+        self, course: Course, tmp_path: Path, hook: str, name: str
+    ) -> None:
+        options = ("--checkpoint.every_n_train_steps", 1000)  # only the signal makes it write
+        number = 3 if hook == "on_train_batch_start" else 1
+        stopped = course.fit(tmp_path, *options, stop=(hook, number, name))
+        assert stopped.status == 128 + getattr(signal, name)
+        assert name in stopped.err
+        assert "--ckpt_path last" in stopped.err
+        assert "Traceback" not in stopped.err
+        last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        position = torch.load(last, weights_only=True)["position"]
+        assert position["validating"] == (hook == "on_validation_batch_end")
+        resumed = course.fit(tmp_path, *options, "--ckpt_path", "last")
+        assert resumed.status == 0, resumed.err
+        assert_same_end(tmp_path / "lightning_logs" / "version_0", course.reference(*options))
+
+    def test_any_checkpoint_can_be_gone_on_from(self, course: Course, tmp_path: Path) -> None:
+        whole = course.reference(*OFTEN)
+        best = whole / "checkpoints" / "best.ckpt"
+        resumed = course.fit(tmp_path, *OFTEN, "--ckpt_path", best)
+        assert resumed.status == 0, resumed.err
+        mine, theirs = (
+            torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+            for run in (tmp_path / "lightning_logs" / "version_0", whole)
+        )
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "position"):
+            assert same(mine[part], theirs[part]), part
+
+    def test_a_finished_run_can_be_prolonged(self, course: Course, tmp_path: Path) -> None:
+        constant = ("--model.schedule", "constant", "--model.warmup", 0)
+        longer = ("--trainer.max_epochs", 4)
+        whole = course.reference(*constant, *longer)
+        assert course.fit(tmp_path, *constant).status == 0
+        resumed = course.fit(tmp_path, *constant, *longer, "--ckpt_path", "last")
+        assert resumed.status == 0, resumed.err
+        mine, theirs = (
+            torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            for run in (tmp_path / "lightning_logs" / "version_0", whole)
+        )
+        assert same(mine, theirs)
+
+    def test_weights_that_are_not_finite_replace_no_checkpoint(
+        self, course: Course, tmp_path: Path
+    ) -> None:
+        def spoil(self: Any, trainer: Any, module: Any, *_: Any) -> None:
+            next(module.parameters()).data.fill_(float("nan"))
+            raise Crash
+
+        with mock.patch("tests.stopping.StopAt._count", spoil), pytest.raises(Crash):
+            course.fit(tmp_path, stop=("on_validation_start", 1, "crash"))
+        folder = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+        assert not folder.exists() or newest_checkpoint(folder) is None
+
+    def test_killed_for_real(self, course: Course, tmp_path: Path) -> None:
+        often = ("--checkpoint.every_n_train_steps", 1)
+        whole = course.reference(*often)
+        command = [*course.options, *often, "--trainer.default_root_dir", tmp_path]
+        command += ["--ckpt_path", "last"]
+        run = tmp_path / "lightning_logs" / "version_0"
+        last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+        for sign in (last, best):  # the first exists after a step, the second after an epoch
+            process = subprocess.Popen(
+                [sys.executable, "-m", "qa_lightning", "fit", *map(str, command)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while process.poll() is None and not sign.is_file():
+                time.sleep(0.001)
+            process.kill()
+            process.wait()
+        assert last.is_file()
+        resumed = course.fit(tmp_path, *often, "--ckpt_path", "last")
+        assert resumed.status == 0, resumed.err
+        assert_same_end(run, whole)
+        assert not [path for path in files_under(run) if path.name.endswith(".partial")]
+
+
+class TestLast:
+    def test_without_a_run_training_begins(self, course: Course, tmp_path: Path) -> None:
+        outcome = course.fit(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", 2)
+        assert outcome.status == 0, outcome.err
+        assert "training begins at the beginning" in outcome.out
+
+    def test_without_a_run_there_is_nothing_to_score(self, course: Course, tmp_path: Path) -> None:
+        outcome = call(
+            "validate",
+            *(*QUIET, "--trainer.default_root_dir", tmp_path, "--ckpt_path", "last"),
+        )
+        assert outcome.status == 2
+        assert "--ckpt_path last: there is no run" in outcome.err
+
+    def test_a_torn_file_is_passed_over_for_the_one_before_it(
+        self, course: Course, tmp_path: Path
+    ) -> None:
+        run = shutil.copytree(course.reference(*OFTEN), tmp_path / "lightning_logs" / "version_10")
+        shutil.copytree(run, tmp_path / "lightning_logs" / "version_9")
+        last = run / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:5000])
+        outcome = call(
+            "validate",
+            *(*QUIET, *TINY_WINDOWS, "--data.cache_dir", course.root / "cache"),
+            *("--data.val", course.root / "val.json"),
+            *("--trainer.default_root_dir", tmp_path, "--ckpt_path", "last"),
+        )
+        assert outcome.status == 0, outcome.err
+        assert f"passed over: --ckpt_path: {last} cannot be loaded" in outcome.out
+        assert f"--ckpt_path last: {run / 'checkpoints' / 'best.ckpt'}" in outcome.out
+
+
+class Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.trace,))
+
+
+class TestFiles:
+    @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+    @pytest.mark.parametrize("last", [False, True], ids=["named", "last"])
+    def test_a_planted_payload_does_not_run(
+        self, course: Course, tmp_path: Path, command: str, last: bool
+    ) -> None:
+        trace = tmp_path / "ran"
+        content = torch.load(course.reference(*OFTEN) / "checkpoints" / "last.ckpt")
+        content["payload"] = Payload(trace)
+        path = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        torch.save(content, path)
+        options = [*QUIET, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1]
+        chosen = "last" if last else path
+        split = {"validate": "val", "fit": "train"}.get(command, command)
+        outcome = call(
+            command,
+            *(*options, f"--data.{split}", course.root / "val.json", "--ckpt_path", chosen),
+            *("--weights_only", "false"),  # Lightning's own option does not open the door either
+            *(("--model.pretrained", course.root / "none") if command == "fit" else ()),
+        )
+        assert outcome.status == 2
+        assert f"{path} cannot be loaded as a checkpoint" in outcome.err + outcome.out
+        assert not trace.exists()
+        torch.load(path, weights_only=False)
+        assert trace.exists()  # the payload is a live one
+
+    def test_lightning_itself_cannot_be_made_to_run_it(self, tmp_path: Path) -> None:
+        path, trace = tmp_path / "file.ckpt", tmp_path / "ran"
+        torch.save({"payload": Payload(trace)}, path)
+        with pytest.raises(Exception, match="[Ww]eights"):
+            AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+        assert not trace.exists()
+
+    def test_writing_fails_without_harm(self, tmp_path: Path) -> None:
+        path = tmp_path / "file.ckpt"
+        write_atomically({"a": 1}, path)
+
+        def fill_up(content: Any, file: Any) -> None:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+
+        with (
+            mock.patch.object(checkpoints.torch, "save", fill_up),
+            pytest.raises(UserError, match="No space left on device"),
+        ):
+            write_atomically({"a": 2}, path)
+        assert torch.load(path) == {"a": 1}
+        assert files_under(tmp_path) == [path]
+
+
+class TestRandomState:
+    def test_goes_on_where_it_was(self) -> None:
+        def draw() -> list[float]:
+            return [random.gauss(0, 1), np.random.standard_normal(), torch.randn(()).item()]
+
+        device = torch.device("cpu")
+        draw()  # the generators of normal numbers make them in pairs
+        state = random_state(device)
+        first = draw()
+        restore_random_state(state, device)
+        assert draw() == first
+
+
+class TestSampler:
+    @pytest.mark.parametrize("order", ["grouped", "random", "packed"])
+    def test_leaves_out_what_was_trained_on_in_that_epoch_alone(self, order: Any) -> None:
+        lengths = np.random.default_rng(0).integers(5, 60, 200)
+        fresh, resumed = (WindowSampler(lengths, 8, order=order) for _ in range(2))
+        resumed.start_at(3, 7)
+        for epoch, behind in ((3, 7), (4, 0)):
+            fresh.set_epoch(epoch)
+            resumed.set_epoch(epoch)
+            wanted = [rows.tolist() for rows in fresh][behind:]
+            assert [rows.tolist() for rows in resumed] == wanted
+            assert len(resumed) == len(fresh)
+
+
+class TestStart:
+    def test_a_run_without_an_end_leaves_no_folder(self, course: Course, tmp_path: Path) -> None:
+        outcome = course.fit(tmp_path, "--trainer.max_epochs", -1)
+        assert outcome.status == 2
+        assert "--trainer.max_epochs" in outcome.err
+        assert files_under(tmp_path) == []
+
+    def test_one_sided_data_leave_no_folder(self, course: Course, tmp_path: Path) -> None:
+        content = squad_data(4, seed=5)
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                asked = paragraph["qas"]
+                paragraph["qas"] = [question for question in asked if question["answers"]]
+        train = tmp_path / "train.json"
+        train.write_text(json.dumps(content))
+        outcome = course.fit(
+            tmp_path,
+            "--data.train",
+            train,
+            "--data.window",
+            96,
+            "--model.unanswerable_share",
+            0.5,
+        )
+        assert outcome.status == 2
+        assert "--model.unanswerable_share" in outcome.err
+        assert files_under(tmp_path / "lightning_logs") == []

@@ -167,6 +167,12 @@ class QuestionAnsweringModule(LightningModule):
             raise UserError("give the Trainer a SquadDataModule: trainer.fit(model, datamodule)")
         return data
 
+    def prepare_data(self) -> None:
+        """Refuse data that cannot be weighed as asked, before the run's folder is made."""
+        if self.trainer.state.fn == "fit" and self.hparams["unanswerable_share"] is not None:
+            self.datamodule.setup("fit")
+            self._share_without_answer()
+
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
         self.check_data(self.datamodule)
@@ -284,10 +290,7 @@ class QuestionAnsweringModule(LightningModule):
         packed = self.datamodule.hparams["batching"] == "packed"
         self.encoder.distilbert.compile(dynamic=not packed)
 
-    def _weigh_classes(self) -> None:
-        wanted = self.hparams["unanswerable_share"]
-        if wanted is None:
-            return
+    def _share_without_answer(self) -> float:
         labels = self.datamodule.windows("train").label_start
         share = float((labels == NO_ANSWER_HERE).sum() / max((labels != IGNORED).sum(), 1))
         if not 0 < share < 1:
@@ -295,6 +298,13 @@ class QuestionAnsweringModule(LightningModule):
                 "--model.unanswerable_share needs training windows with an answer and windows "
                 f"without one; {share:.0%} of these are without"
             )
+        return share
+
+    def _weigh_classes(self) -> None:
+        wanted = self.hparams["unanswerable_share"]
+        if wanted is None:
+            return
+        share = self._share_without_answer()
         # Importance weights of a label shift; their mean over the data is 1.
         self._class_weights = ((1 - wanted) / (1 - share), wanted / share)
 
