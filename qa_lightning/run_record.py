@@ -36,7 +36,8 @@ class RunRecord(Callback):
     A list with one entry for every start, the last one last: a run that is resumed in its folder
     adds to it. An entry holds `command`, `started`, `versions`, `device`, `precision`, `batch`
     (sizes, and how many processes), `seed`, and SHA-256 digests of `data`, `tokenizer` and the
-    `weights` that training started from. The configuration itself is in `config.yaml`.
+    `weights` that training started from, or the checkpoint that it went on from. The configuration
+    itself is in `config.yaml`.
     """
 
     def __init__(self) -> None:
@@ -105,7 +106,11 @@ class RunRecord(Callback):
                 for split in splits
             },
             "tokenizer": {"sha256": hashlib.sha256(tokenizer.encode()).hexdigest()},
-            "weights": {"sha256": self._weights},
+            "weights": (
+                {"checkpoint": str(trainer.ckpt_path)}
+                if trainer.ckpt_path
+                else {"sha256": self._weights}
+            ),
         }
 
 
