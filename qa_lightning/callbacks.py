@@ -74,8 +74,10 @@ class SaveBestModel(Callback):
         scored = [entry for entry in self.history if monitor in entry]
         if monitor is None or not scored:
             return self.history[-1] if self.history else {}
+        # A run gone on with in another folder has the history of the first, not its checkpoints.
+        of_best = [entry for entry in scored if entry[monitor] == checkpoint.best_model_score]
         pick = max if checkpoint.mode == "max" else min
-        return pick(scored, key=lambda entry: entry[monitor])
+        return of_best[-1] if of_best else pick(scored, key=lambda entry: entry[monitor])
 
 
 def save_model(checkpoint: Path, folder: Path, data: SquadDataModule) -> None:

@@ -35,6 +35,9 @@ POSITION = "position"
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of the newest checkpoint, if nothing else is asked for."""
 
+STEPS_UNASKED = 50
+"""Optimizer steps after which several processes ask the first what time it is: that costs time."""
+
 PARTIAL = ".partial"
 """End of the name of a file that is being written."""
 
@@ -172,26 +175,35 @@ def newest_checkpoint(folder: Path) -> Path | None:
         readable.append((step, path.name == LAST, path))
     if refused and not readable:
         raise refused[-1]
-    for error in refused:
-        rank_zero_warn(f"passed over: {error}")
+    for reason in refused:
+        rank_zero_warn(f"passed over: {reason}")
     return max(readable)[2] if readable else None
 
 
 # ------------------------------------------------------------------------------ random state
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """States of the random generators of Python, NumPy, torch and the device, as plain values."""
-    version, internal, gauss = random.getstate()
-    numpy: Any = np.random.get_state(legacy=True)  # what others may use; we do not
-    state = {
-        "python": [version, list(internal), gauss],
-        "numpy": [numpy[0], numpy[1].tolist(), *map(float, numpy[2:])],
-        "torch": torch.get_rng_state(),
-    }
+def torch_random_state(device: torch.device) -> dict[str, Any]:
+    """States of the random generators of torch, which dropout draws from: quick enough for a step.
+
+    Args:
+        device: Of which the state is wanted beside that of the CPU.
+    """
+    state = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """States of the random generators of Python, NumPy and torch, as plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=True)  # what others may use; we do not
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [numpy[0], numpy[1].tolist(), *map(float, numpy[2:])],
+        **torch_random_state(device),
+    }
 
 
 def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
@@ -327,7 +339,7 @@ class LastCheckpoint(Callback):
             )
         settle(checkpoint["loops"]["fit_loop"], position)
         checkpoint["epoch"] = position.epoch
-        state = self._random or random_state(pl_module.device)
+        state = {**random_state(pl_module.device), **self._random}
         checkpoint[POSITION] = {**asdict(position), "random": state}
 
     def on_load_checkpoint(
@@ -355,7 +367,7 @@ class LastCheckpoint(Callback):
             for path in self.folder(trainer).glob(f".*{PARTIAL}"):
                 path.unlink(missing_ok=True)
         if not self._random:
-            self._random = random_state(pl_module.device)
+            self._random = torch_random_state(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the time; at the start of an epoch, have Lightning begin it anew."""
@@ -402,13 +414,15 @@ class LastCheckpoint(Callback):
         if not self._stepping:
             return  # gradients are being accumulated: they are not in a checkpoint
         loop = trainer.fit_loop.epoch_loop
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches: Any = loop.batch_progress
         self.position = Position(
-            epoch=trainer.fit_loop.epoch_progress.current.processed,
-            batches=loop.batch_progress.current.processed,
-            total_batches=loop.batch_progress.total.processed,
+            epoch=epochs.processed,
+            batches=batches.current.processed,
+            total_batches=batches.total.processed,
             logger_step=loop._batches_that_stepped + 1,
         )
-        self._random = random_state(pl_module.device)
+        self._random = torch_random_state(pl_module.device)
         self._stepping = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -463,7 +477,7 @@ class LastCheckpoint(Callback):
     def save(self, trainer: Trainer) -> None:
         """Write it now, on all processes together; what was logged goes to the disk before it."""
         self._due = False
-        if not self.write or trainer.fast_dev_run:
+        if not self.write or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.is_global_zero:
             for logger in trainer.loggers:
@@ -485,6 +499,8 @@ class LastCheckpoint(Callback):
             return True
         if self.every_n_train_steps:
             return trainer.global_step % self.every_n_train_steps == 0
+        if trainer.world_size > 1 and trainer.global_step % STEPS_UNASKED:
+            return False
         late = time.monotonic() - self._written_at >= self.interval.total_seconds()
         return trainer.strategy.broadcast(late)  # clocks differ, but all have to join in
 

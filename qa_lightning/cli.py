@@ -42,7 +42,9 @@ from qa_lightning.checkpoints import (
 from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.run_record import RunRecord
 from qa_lightning.throughput import Throughput
+from qa_lightning.watchdog import FiniteLoss, check_folder, explained
 
 TRAINER_DEFAULTS = {
     "max_epochs": 3,
@@ -276,11 +278,25 @@ class QuestionAnsweringCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse data that do not fit the encoder before anything is fetched or written."""
         self.model.check_data(self.datamodule)
-        if self.subcommand == "fit" and self.trainer.max_steps == self.trainer.max_epochs == -1:
+        if self.subcommand != "fit":
+            return
+        if self.trainer.max_steps == self.trainer.max_epochs == -1:
             raise UserError(
                 "the learning rate's course needs an end: set --trainer.max_epochs or "
                 "--trainer.max_steps"
             )
+        if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:
+            check_folder(self._folder(), self.model)
+
+    def _folder(self) -> Path:
+        """Where checkpoints go, as far as it is known before the run has a folder."""
+        best = self.trainer.checkpoint_callback
+        return Path(getattr(best, "dirpath", None) or self.trainer.default_root_dir)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; explain what it dies of."""
+        with explained(self._folder()):
+            super()._run_subcommand(subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks that every run has."""
@@ -289,7 +305,7 @@ class QuestionAnsweringCLI(LightningCLI):
         with_bar = options["enable_progress_bar"] is not False
         callbacks: list[Callback] = [_progress_bar()] if with_bar else []
         if fitting:
-            callbacks.append(Throughput())
+            callbacks += [FiniteLoss(), RunRecord(), Throughput()]
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",

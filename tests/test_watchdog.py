@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from command import QUIET, TINY_WINDOWS, call
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import SafetensorError
@@ -19,6 +21,7 @@ from qa_lightning import watchdog
 from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.errors import UserError
 from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.run_record import NAME
 from qa_lightning.watchdog import FiniteLoss, check_folder, explained
 
 
@@ -352,3 +355,62 @@ class TestWorkers:
 
         with pytest.raises(IndexError, match=r"row 7 of 3"):
             self.fit(tmp_path, with_worker, monkeypatch, fail)
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def options(
+        self, tmp_path: Path, tiny_encoder: Path, squad_files: dict[str, Path]
+    ) -> list[object]:
+        return [
+            *(*QUIET, *TINY_WINDOWS, "--trainer.default_root_dir", tmp_path / "runs"),
+            *("--model.pretrained", tiny_encoder, "--data.batch_size", 4),
+            *("--data.train", squad_files["train"], "--data.val", squad_files["val"]),
+        ]
+
+    def test_a_loss_that_explodes(self, tmp_path: Path, options: list[object]) -> None:
+        outcome = call("fit", *options, "--model.learning_rate", 1e30)
+        assert outcome.status == 2
+        assert outcome.err.count("error: ") == 1 and "Traceback" not in outcome.err
+        assert "not finite" in outcome.err or "the loss is nan at step" in outcome.err
+        assert "a lower --model.learning_rate (it was 1e+30)" in outcome.err
+        for path in tmp_path.rglob("*.ckpt"):
+            weights = torch.load(path, weights_only=True)["state_dict"]
+            assert all(value.isfinite().all() for value in weights.values())
+
+    def test_a_full_disk_is_noticed_first(
+        self, tmp_path: Path, options: list[object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        outcome = call("fit", *options)
+        assert outcome.status == 2 and f"the disk of {tmp_path / 'runs'} has 1 kB" in outcome.err
+        assert "tokenising" not in outcome.err  # before anything else
+        assert not (tmp_path / "runs").exists()
+        fast = call("fit", *options, "--trainer.fast_dev_run", "true")  # writes no checkpoint
+        assert fast.status == 0, fast.err
+
+    @pytest.mark.parametrize("command", ["fit", "validate"])
+    def test_memory_that_runs_out(
+        self, options: list[object], monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        def forward(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(QuestionAnsweringModule, "forward", forward)
+        outcome = call(command, *options)
+        assert outcome.status == 2 and "Traceback" not in outcome.err
+        assert "error: out of memory (CUDA out of memory. Tried" in outcome.err
+
+    def test_the_run_has_a_record(self, tmp_path: Path, options: list[object]) -> None:
+        outcome = call(
+            "fit",
+            *options,
+            *("--trainer.max_epochs", 1, "--trainer.accumulate_grad_batches", 2),
+        )
+        assert outcome.status == 0, outcome.err
+        (record,) = tmp_path.rglob(NAME)
+        assert record.parent == tmp_path / "runs" / "lightning_logs" / "version_0"
+        (entry,) = json.loads(record.read_text(encoding="utf-8"))
+        assert entry["batch"]["effective"] == 8
+        assert "effective batch size: 8 = 4 (--data.batch_size)" in outcome.out
