@@ -172,6 +172,16 @@ class TestFiniteLoss:
         assert sum(looked_at) == trainer.global_step > 6  # every loss, once
         assert max(looked_at) <= 3
 
+    def test_stops_where_another_process_has_to(
+        self, tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainer = make_trainer(tmp_path, FiniteLoss(), enable_checkpointing=False)
+        monkeypatch.setattr(
+            trainer.strategy, "reduce_boolean_decision", lambda decision, all: not decision
+        )
+        with pytest.raises(UserError, match="the loss of another process is not finite"):
+            trainer.fit(*parts)
+
     def test_advice_fits_the_settings(self, tmp_path: Path, parts: Parts) -> None:
         trainer = make_trainer(tmp_path, gradient_clip_val=1.0)
         parts.module.hparams["warmup"] = 0.0
