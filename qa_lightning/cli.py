@@ -285,7 +285,7 @@ class QuestionAnsweringCLI(LightningCLI):
                 "the learning rate's course needs an end: set --trainer.max_epochs or "
                 "--trainer.max_steps"
             )
-        if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:
+        if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)
 
     def _folder(self) -> Path:

@@ -155,26 +155,25 @@ SELDOM = ("--trainer.check_val_every_n_epoch", 2)
 
 class TestResuming:
     @pytest.mark.parametrize(
-        ("hook", "number", "options"),
+        ("killed", "hook", "number", "options"),
         [
-            ("on_train_batch_start", 5, ()),
-            ("on_train_batch_start", 12, ("--data.batching", "random")),
-            ("on_before_optimizer_step", 9, ("--data.batching", "packed")),
-            ("on_train_batch_end", 9, ("--data.num_workers", 2)),
-            ("on_train_batch_start", 10, (*ACCUMULATED, "--data.batching", "random")),
-            ("on_before_zero_grad", 6, (*ACCUMULATED, *OFTEN)),
-            ("on_validation_batch_end", 1, ()),  # the last batch of an epoch is done
-            ("on_train_epoch_start", 2, ()),
-            ("on_train_batch_end", 7, OFTEN),  # some of these are behind a validation
-            ("on_validation_batch_end", 4, OFTEN),
-            ("on_train_batch_start", 13, EPOCHS_DO_NOT_COUNT),
-            ("on_train_batch_start", 8, SELDOM),
-            ("on_train_end", 1, ()),
+            (True, "on_train_batch_start", 5, ()),
+            (False, "on_train_batch_start", 12, ("--data.batching", "random")),
+            (False, "on_before_optimizer_step", 9, ("--data.batching", "packed")),
+            (True, "on_train_batch_end", 9, ("--data.num_workers", 2)),
+            (False, "on_train_batch_start", 10, (*ACCUMULATED, "--data.batching", "random")),
+            (True, "on_before_zero_grad", 6, (*ACCUMULATED, *OFTEN)),
+            (False, "on_validation_batch_end", 1, ()),  # the last batch of an epoch is done
+            (True, "on_train_epoch_start", 2, ()),
+            (True, "on_train_batch_end", 7, OFTEN),  # some of these are behind a validation
+            (False, "on_validation_batch_end", 4, OFTEN),
+            (False, "on_train_batch_start", 13, EPOCHS_DO_NOT_COUNT),
+            (True, "on_train_batch_start", 8, SELDOM),
+            (True, "on_train_end", 1, ()),
         ],
     )
-    @pytest.mark.parametrize("killed", [True, False], ids=["killed", "crashed"])
     def test_ends_as_if_it_had_not_stopped(
-        self, course: Course, tmp_path: Path, hook: str, number: int, options: Any, killed: bool
+        self, course: Course, tmp_path: Path, killed: bool, hook: str, number: int, options: Any
     ) -> None:
         whole = course.reference(*options)
         with as_if_killed() if killed else pytest.raises(Crash):
