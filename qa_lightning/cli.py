@@ -369,6 +369,8 @@ def run(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Scoring a checkpoint needs none of the callbacks of its training.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    # Every process has gathered all windows: the figures are the same already.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use .self.log.*sync_dist.*")
     # Ours is told where to start when it is made.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # A run that goes on does so in its own folder.
