@@ -367,7 +367,7 @@ class Throughput(Callback):
         rates = Rates.over(self._size, self._seconds, self._cost, self._peak, trainer.world_size)
         module.log_dict({f"throughput/{name}": value for name, value in vars(rates).items()})
         shown = float(f"{rates.windows_per_s:.3g}")  # the bar has little room
-        # Not with prog_bar=True: Lightning would wait for the device in every later step to show it.
+        # Not with prog_bar=True: Lightning would ask the device in every later step to show it.
         trainer.progress_bar_metrics["windows/s"] = shown
 
 
