@@ -144,14 +144,18 @@ def kill_once(
     """
     from qa_lightning.checkpoints import PARTIAL
 
+    draw_late = draw.random() < 0.8
     process = start(folder, root, batching, log)
     seen = len(list(folder.rglob("events.out.tfevents*")))
     while process.poll() is None and len(list(folder.rglob("events.out.tfevents*"))) == seen:
         time.sleep(0.002)
+    checkpoints = folder / "lightning_logs" / "version_0" / "checkpoints"
+    # Most shall have something to go on from; one in five is killed whatever there is.
+    while process.poll() is None and draw_late and not (checkpoints / "last.ckpt").is_file():
+        time.sleep(0.002)
     moment = time.monotonic() + draw.uniform(0, most)
     while process.poll() is None and time.monotonic() < moment:
         time.sleep(0.001)
-    checkpoints = folder / "lightning_logs" / "version_0" / "checkpoints"
     while aim and process.poll() is None:
         if any(name.endswith(PARTIAL) for name in _names(checkpoints)):
             time.sleep(draw.uniform(0, 0.004))
