@@ -1,4 +1,4 @@
-"""Two processes on one machine (CPU and gloo stand in for GPUs): the same commands, end to end."""
+"""Several processes on one machine (CPU and gloo stand in for GPUs): the same commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call_outside(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_train_save_and_score_as_one(
+def test_several_processes_train_save_and_score_as_one(
     tiny_encoder: Path, squad_files: dict[str, Path], tmp_path: Path
 ) -> None:
     options = options_of(tiny_encoder, squad_files, tmp_path)
@@ -40,23 +40,22 @@ def test_two_processes_train_save_and_score_as_one(
 
     scored = [
         *("--data.val", squad_files["val"], *QUIET, *TINY_WINDOWS),
-        *("--data.eval_batch_size", "7", "--ckpt_path", run / "checkpoints" / "best.ckpt"),
+        *("--data.eval_batch_size", "6", "--ckpt_path", run / "checkpoints" / "best.ckpt"),
     ]
-    together = call_outside(
-        "validate", *scored, *TWO, "--trainer.default_root_dir", tmp_path / "two"
-    )
-    assert together.returncode == 0, together.stderr
-    alone = call("validate", *scored, "--trainer.default_root_dir", tmp_path / "one")
+    alone = call("validate", *scored, "--trainer.default_root_dir", tmp_path / "1")
     assert alone.status == 0, alone.err
-    one, two = (
-        scalars(tmp_path / name / "lightning_logs" / "validate" / "version_0")
-        for name in ("one", "two")
-    )
-    assert one == two
-    assert one["val/total"] == [20.0]
-    for name in ("predictions", "nbest_predictions", "null_odds", "scores", "report"):
-        first, second = (
-            tmp_path / folder / "lightning_logs" / "validate" / "version_0" / f"{name}.json"
-            for folder in ("one", "two")
-        )
-        assert first.read_bytes() == second.read_bytes(), name
+    scores = scalars(results_of(tmp_path / "1"))
+    assert scores["val/total"] == [20.0]
+    for processes in (2, 3):  # neither divides the five batches
+        folder = tmp_path / str(processes)
+        shared = ["--trainer.devices", processes, "--trainer.strategy", "ddp"]
+        together = call_outside("validate", *scored, *shared, "--trainer.default_root_dir", folder)
+        assert together.returncode == 0, together.stderr
+        assert scalars(results_of(folder)) == scores
+        for name in ("predictions", "nbest_predictions", "null_odds", "scores", "report"):
+            ours, one = (results_of(place) / f"{name}.json" for place in (folder, tmp_path / "1"))
+            assert ours.read_bytes() == one.read_bytes(), name
+
+
+def results_of(folder: Path) -> Path:
+    return folder / "lightning_logs" / "validate" / "version_0"
