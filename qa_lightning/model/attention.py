@@ -131,7 +131,7 @@ def _attend(
     """`[windows, heads, tokens, size]` to `[windows, tokens, heads, size]`."""
     attend = nn.functional.scaled_dot_product_attention
     if query.device.type == "cpu" and query.dtype != torch.float32:
-        # Torch's backward pass takes about three times as long in half precision on a CPU.
+        # In half precision torch takes about twice as long on a CPU (benchmarks/attention.py).
         with torch.autocast("cpu", enabled=False):
             parts = (query.float(), key.float(), value.float())
             attended = attend(*parts, attn_mask=mask, dropout_p=dropout).to(query.dtype)
