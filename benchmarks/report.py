@@ -37,10 +37,21 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def record(title: str, rows: Sequence[dict[str, str]], note: str = "") -> None:
-    """Print a table and append it to RESULTS.md with command, machine and versions."""
+def record(
+    title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool = True
+) -> None:
+    """Print a table and append it to RESULTS.md with command, machine and versions.
+
+    Args:
+        title: What the table shows.
+        rows: Its rows, of the same keys.
+        note: What to know of it.
+        to_file: Whether to append it; it is printed in any case.
+    """
     text = table(rows)
     print(f"\n{title}\n\n{text}\n{note}")
+    if not to_file:
+        return
     command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     names = ("torch", "lightning", "transformers", "tokenizers")
     versions = ", ".join(f"{name} {version(name)}" for name in names)

@@ -3,8 +3,9 @@
 Every way trains on the same windows with the same optimizer, in a process of its own, and the ways
 take turns. The usual script pads every window to 384 tokens; the notebook pads to the longest of
 the data, and its windows may have 512. Each further way adds one measure to the one before it.
+Every run goes over its batches twice, and the second time counts: memory and code are then ready.
 
-    python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert]
+    python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert] [--record]
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 from lightning.pytorch import Callback, Trainer, seed_everything
 from report import record
@@ -25,10 +28,10 @@ from torch.utils.data import DataLoader
 
 from qa_lightning.cli import keep_freed_memory
 from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.model import linear
 from qa_lightning.model.module import QuestionAnsweringModule
 
 BATCH = 16
-WARM_UP = 2
 DISTILBERT = {"vocab_size": 30522}
 """The sizes of DistilBERT-base are the defaults; its weights, which speed does not know, random."""
 
@@ -46,6 +49,7 @@ class Way:
         window: As `--data.window`.
         precision: As `--trainer.precision`.
         keep_memory: Whether the C library keeps freed memory.
+        fast_linear: Whether float32 products go to oneDNN where that is faster (`model/linear.py`).
         dropout: Rate of both kinds of dropout; None is the encoder's own.
         compiled: As `--model.compile`.
         batches: How many batches to time; padded to one width, a few tell as much as many.
@@ -56,6 +60,7 @@ class Way:
     window: int = 384
     precision: str = "32-true"
     keep_memory: bool = False
+    fast_linear: bool = False
     dropout: float | None = None
     compiled: bool = False
     batches: int = 3
@@ -64,26 +69,30 @@ class Way:
 NOTEBOOK, USUAL = "notebook (pad to 512)", "usual script (pad to 384)"
 GROUPED = Way("grouped", "batch", batches=12)
 KEPT = replace(GROUPED, keep_memory=True)
-UNDROPPED = replace(KEPT, dropout=0.0)
+FAST = replace(KEPT, fast_linear=True)
+UNDROPPED = replace(FAST, dropout=0.0)
+PACKED = replace(UNDROPPED, batching="packed")
 HALF: dict[str, Any] = {"precision": "bf16-mixed"}
 WAYS = {
     NOTEBOOK: Way(window=512),
     USUAL: Way(),
     "grouped by length": GROUPED,
     "grouped, freed memory kept": KEPT,
-    "grouped, kept, no dropout": UNDROPPED,
-    "packed, kept, no dropout": replace(UNDROPPED, batching="packed"),
+    "grouped, kept, oneDNN": FAST,
+    "grouped, kept, oneDNN, no dropout": UNDROPPED,
+    "grouped, kept, oneDNN, no dropout, compiled": replace(UNDROPPED, compiled=True),
+    "packed, kept, oneDNN, no dropout": PACKED,
     "bf16: usual script": Way(**HALF),
     "bf16: grouped by length": replace(GROUPED, **HALF),
     "bf16: grouped, kept": replace(KEPT, **HALF),
     "bf16: grouped, kept, no dropout": replace(UNDROPPED, **HALF),
-    "bf16: packed, kept, no dropout": replace(UNDROPPED, batching="packed", **HALF),
     "bf16: grouped, kept, no dropout, compiled": replace(UNDROPPED, compiled=True, **HALF),
+    "bf16: packed, kept, no dropout": replace(PACKED, **HALF),
 }
 
 
 class Chosen(SquadDataModule):
-    """The same few batches in every run, taken evenly from the shortest to the longest."""
+    """The same few batches in every run, twice: taken evenly from the longest to the shortest."""
 
     def __init__(self, batches: int, **options: Any) -> None:
         super().__init__(**options)
@@ -91,17 +100,17 @@ class Chosen(SquadDataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        drawn = sorted(loader.sampler, key=lambda rows: loader.dataset[rows].size.slots)
+        drawn = sorted(loader.sampler, key=lambda rows: -loader.dataset[rows].size.slots)
         every = len(drawn) / self.batches
         chosen = [drawn[int((number + 0.5) * every)] for number in range(self.batches)]
-        warm_up = chosen[:: max(1, len(chosen) // WARM_UP)][:WARM_UP]
-        return DataLoader(loader.dataset, sampler=[*warm_up, *chosen], batch_size=None)
+        return DataLoader(loader.dataset, sampler=chosen * 2, batch_size=None)
 
 
 class Clock(Callback):
-    """Counts seconds and windows after the warm-up."""
+    """Counts seconds and windows after so many batches of warm-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up = warm_up
         self.seconds, self.windows = 0.0, 0
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
@@ -109,7 +118,7 @@ class Clock(Callback):
 
     def on_train_batch_end(self, *given: Any) -> None:
         batch, number = given[3:5]
-        if number >= WARM_UP:
+        if number >= self.warm_up:
             self.seconds += time.perf_counter() - self.begin
             self.windows += batch.size.windows
 
@@ -134,7 +143,7 @@ def windows_per_second(way: Way, given: argparse.Namespace) -> float:
     base = {"encoder_config": DISTILBERT} if given.size == "distilbert" else {}
     rates = {"dropout": way.dropout, "attention_dropout": way.dropout}
     module = QuestionAnsweringModule(given.encoder, compile=way.compiled, **base, **rates)
-    clock = Clock()
+    clock = Clock(way.batches)
     trainer = Trainer(
         accelerator="cpu",
         precision=way.precision,  # type: ignore[arg-type]
@@ -148,7 +157,9 @@ def windows_per_second(way: Way, given: argparse.Namespace) -> float:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=data)
+    plain = patch.object(linear, "mkl_leaves_width_unused", lambda: False)
+    with nullcontext() if way.fast_linear else plain:
+        trainer.fit(module, datamodule=data)
     return clock.windows / clock.seconds
 
 
@@ -166,6 +177,7 @@ def main() -> int:
     parser.add_argument("--size", choices=["as it is", "distilbert"], default="as it is")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
@@ -193,7 +205,7 @@ def main() -> int:
     ]
     size = "DistilBERT-base size" if given.size == "distilbert" else given.encoder
     note = f"Medians of {given.rounds} alternating runs; float32 unless bf16 is named."
-    record(f"Training steps: {size}", rows, note)
+    record(f"Training steps: {size}", rows, note, to_file=given.record)
     return 0
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from qa_lightning.data.batches import BatchSize
+from qa_lightning.model.linear import linear
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -110,9 +111,9 @@ class TrainingCost:
     def of(cls, encoder: nn.Module) -> TrainingCost:
         """The cost of a `DistilBertForQuestionAnswering`, all weights of which are trained."""
         config: Any = encoder.config
-        linear = (module for module in encoder.modules() if isinstance(module, nn.Linear))
+        layers = (module for module in encoder.modules() if isinstance(module, nn.Linear))
         return cls(
-            per_token=6 * sum(module.weight.numel() for module in linear),
+            per_token=6 * sum(module.weight.numel() for module in layers),
             per_pair=12 * config.n_layers * config.dim,
         )
 
@@ -211,11 +212,11 @@ def measure_peak(
     best = float("inf")
     begin = clock()
     with torch.no_grad():
-        nn.functional.linear(left, right)  # the first prepares kernels
+        linear(left, right)  # the first prepares kernels
         while best == float("inf") or clock() - begin < MEASURING:
             _wait_for(device)
             at = clock()
-            nn.functional.linear(left, right)
+            linear(left, right)
             _wait_for(device)
             best = min(best, clock() - at)
     kind = str(dtype).removeprefix("torch.")

@@ -24,6 +24,7 @@ from qa_lightning.model.encoder import (
     tokenizer_files,
 )
 from qa_lightning.model.encoder import encoder_config as describe_encoder
+from qa_lightning.model.linear import use_fast_linear
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -144,6 +145,7 @@ class QuestionAnsweringModule(LightningModule):
             self.encoder = load_encoder(pretrained, sha256=weights_sha256, changes=changes)
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
         use_window_attention(self.encoder)
+        use_fast_linear(self.encoder.distilbert)
         self.tuned_threshold: float | None = getattr(self.encoder.config, NULL_THRESHOLD, None)
         self.metric = SquadMetric()
         self.holdout_metric = SquadMetric()
