@@ -17,7 +17,8 @@ from unittest.mock import patch
 import torch
 from report import record
 
-from qa_lightning.model import linear
+from qa_lightning import hardware
+from qa_lightning.model.linear import linear
 
 TOKENS = 16 * 176
 SHAPES = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))
@@ -33,9 +34,9 @@ def seconds(features: int, outputs: int, backward: bool, rounds: int) -> dict[st
     taken: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds + 1):
         for name, convolution in WAYS.items():
-            with patch.object(linear, "mkl_leaves_width_unused", lambda way=convolution: way):
+            with patch.object(hardware, "mkl_leaves_width_unused", lambda way=convolution: way):
                 begin = time.perf_counter()
-                result = linear.linear(inputs, weight, bias)
+                result = linear(inputs, weight, bias)
                 if backward:
                     torch.autograd.grad(result, (inputs, weight, bias), gradient)
                 taken[name].append(time.perf_counter() - begin)
@@ -46,8 +47,8 @@ def error(features: int, outputs: int, convolution: bool) -> float:
     """Largest difference to the product in float64, in units of the result's spread."""
     inputs, weight = torch.randn(TOKENS, features), torch.randn(outputs, features)
     right = inputs.double() @ weight.double().t()
-    with patch.object(linear, "mkl_leaves_width_unused", lambda: convolution):
-        found = linear.linear(inputs, weight)
+    with patch.object(hardware, "mkl_leaves_width_unused", lambda: convolution):
+        found = linear(inputs, weight)
     return float((found - right).abs().max() / right.std())
 
 
@@ -69,8 +70,8 @@ def main() -> int:
         for name, convolution in WAYS.items():
             row[f"error of the {name}"] = f"{error(features, outputs, convolution):.0e}"
         rows.append(row)
-    note = f"{TOKENS:,} tokens, float32, medians of {given.rounds}. "
-    note += f"Taken on this machine: {'convolution' if linear.mkl_leaves_width_unused() else 'product'}."
+    taken = "convolution" if hardware.mkl_leaves_width_unused() else "product"
+    note = f"{TOKENS:,} tokens, float32, medians of {given.rounds}. Taken here: the {taken}."
     record("Linear layers in float32", rows, note, to_file=given.record)
     return 0
 

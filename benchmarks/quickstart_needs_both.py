@@ -19,9 +19,9 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from report import record
 
-from qa_lightning.cli import choose_precision
 from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.data.windows import Ragged
+from qa_lightning.hardware import choose_precision
 from qa_lightning.model.module import QuestionAnsweringModule
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
@@ -75,11 +75,13 @@ WAYS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sees", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
+    given = parser.parse_args()
     rows = []
-    for sees in parser.parse_args().sees:
+    for sees in given.sees:
         exact, seconds = train(WAYS[sees])
         rows.append({"the model sees": sees, "EM": f"{exact:.2f}", "seconds": f"{seconds:.0f}"})
-    record("The sample needs both question and passage", rows)
+    record("The sample needs both question and passage", rows, to_file=given.record)
     return 0
 
 

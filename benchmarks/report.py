@@ -38,15 +38,15 @@ def machine() -> str:
 
 
 def record(
-    title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool = True
+    title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool
 ) -> None:
-    """Print a table and append it to RESULTS.md with command, machine and versions.
+    """Print a table; on request append it to RESULTS.md with command, machine and versions.
 
     Args:
         title: What the table shows.
         rows: Its rows, of the same keys.
         note: What to know of it.
-        to_file: Whether to append it; it is printed in any case.
+        to_file: Whether to append it.
     """
     text = table(rows)
     print(f"\n{title}\n\n{text}\n{note}")

@@ -5,7 +5,7 @@ take turns. The usual script pads every window to 384 tokens; the notebook pads 
 the data, and its windows may have 512. Each further way adds one measure to the one before it.
 Every run goes over its batches twice, and the second time counts: memory and code are then ready.
 
-    python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert] [--record]
+    python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert]
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from report import record
 from torch.utils.data import DataLoader
 
-from qa_lightning.cli import keep_freed_memory
+from qa_lightning import hardware
 from qa_lightning.data.datamodule import SquadDataModule
-from qa_lightning.model import linear
 from qa_lightning.model.module import QuestionAnsweringModule
 
 BATCH = 16
@@ -63,11 +62,11 @@ class Way:
     fast_linear: bool = False
     dropout: float | None = None
     compiled: bool = False
-    batches: int = 3
+    batches: int = 2
 
 
 NOTEBOOK, USUAL = "notebook (pad to 512)", "usual script (pad to 384)"
-GROUPED = Way("grouped", "batch", batches=12)
+GROUPED = Way("grouped", "batch", batches=8)
 KEPT = replace(GROUPED, keep_memory=True)
 FAST = replace(KEPT, fast_linear=True)
 UNDROPPED = replace(FAST, dropout=0.0)
@@ -80,7 +79,6 @@ WAYS = {
     "grouped, freed memory kept": KEPT,
     "grouped, kept, oneDNN": FAST,
     "grouped, kept, oneDNN, no dropout": UNDROPPED,
-    "grouped, kept, oneDNN, no dropout, compiled": replace(UNDROPPED, compiled=True),
     "packed, kept, oneDNN, no dropout": PACKED,
     "bf16: usual script": Way(**HALF),
     "bf16: grouped by length": replace(GROUPED, **HALF),
@@ -126,7 +124,7 @@ class Clock(Callback):
 def windows_per_second(way: Way, given: argparse.Namespace) -> float:
     """Train with Lightning on the chosen batches and count the windows."""
     if way.keep_memory:
-        keep_freed_memory()
+        hardware.keep_freed_memory()
     seed_everything(0, verbose=False)
     data = Chosen(
         way.batches,
@@ -157,7 +155,7 @@ def windows_per_second(way: Way, given: argparse.Namespace) -> float:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    plain = patch.object(linear, "mkl_leaves_width_unused", lambda: False)
+    plain = patch.object(hardware, "mkl_leaves_width_unused", lambda: False)
     with nullcontext() if way.fast_linear else plain:
         trainer.fit(module, datamodule=data)
     return clock.windows / clock.seconds

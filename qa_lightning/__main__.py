@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import difflib
 import gc
+import os
 import sys
+from importlib import import_module
 
+from qa_lightning.errors import UserError
+
+TRAINER = "cli"
 COMMANDS = {
-    "fit": "train a model, validate it after every epoch, save the best one",
-    "validate": "score a model on the validation questions",
-    "test": "score a model on the test questions",
-    "predict": "answer questions of a file and write predictions.json",
+    "check": ("commands.check", "say what is in files of questions, before training on them"),
+    "fit": (TRAINER, "train a model, validate it after every epoch, save the best one"),
+    "validate": (TRAINER, "score a model on the validation questions"),
+    "test": (TRAINER, "score a model on the test questions"),
+    "predict": (TRAINER, "answer the questions of a file and write predictions.json"),
+    "answer": ("commands.answer", "ask a model about a text"),
+    "export": ("commands.export", "write a model for others to use: Hugging Face, ONNX, the hub"),
+    "serve": ("commands.serve", "answer over HTTP, with a page for the browser"),
 }
+"""The module in this package that runs a command, and what the command does."""
 
 EXAMPLES = """\
 examples:
   python -m qa_lightning fit --config configs/quickstart.yaml
   python -m qa_lightning fit                     the full recipe on SQuAD 2.0
   python -m qa_lightning validate --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt
+  python -m qa_lightning answer lightning_logs/version_0 --context notes.txt
   python -m qa_lightning fit --help              every option of a command
 """
 
@@ -25,7 +36,7 @@ examples:
 def usage() -> str:
     """What the program is and which commands it has."""
     width = max(map(len, COMMANDS))
-    table = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    table = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
     return (
         "usage: python -m qa_lightning COMMAND [--config FILE] [options]\n\n"
         "Train and use an extractive question-answering model.\n\n"
@@ -53,14 +64,23 @@ def main() -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: there is no command {command!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
+    module, _ = COMMANDS[command]
     # Importing makes a million objects, nearly all to stay: searching them for garbage again and
     # again, now or in training, would take a second and find nothing.
     gc.disable()
-    from qa_lightning.cli import run
-
+    run = import_module(f"qa_lightning.{module}").run
     gc.freeze()
     gc.enable()
-    return run()
+    try:
+        return int(run(arguments if module == TRAINER else arguments[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

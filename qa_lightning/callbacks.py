@@ -8,22 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from qa_lightning.errors import UserError
+from qa_lightning.evaluation.curves import learning_curve
 from qa_lightning.evaluation.files import PREDICTIONS, write_predictions
 from qa_lightning.evaluation.report import Report, calibration_figure, failure_report
-from qa_lightning.model.encoder import NULL_THRESHOLD, build_encoder
+from qa_lightning.model.trained import TrainedModel
+from qa_lightning.throughput import Throughput
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-    from qa_lightning.data.datamodule import SquadDataModule
     from qa_lightning.model.module import QuestionAnsweringModule
+
+LEARNING_CURVE = "learning_curve.png"
+
+NOT_COMPARED = frozenset(
+    [
+        *("encoder_config", "weights_sha256", "tokenizer", "cache_dir", "num_workers"),
+        *("test", "predict", "max_test_questions", "max_predict_questions", "eval_batch_size"),
+    ]
+)
+"""Hyperparameters that do not tell one training run from another, or say again what others say."""
 
 
 class SaveBestModel(Callback):
@@ -31,20 +42,32 @@ class SaveBestModel(Callback):
 
     The folder `model` in the run's folder holds the weights of the best checkpoint and the
     tokenizer, as `save_pretrained` writes them; `null_threshold` in its config.json is the tuned
-    null threshold, if there is one.
+    null threshold, if there is one. `learning_curve.png` beside it shows the course of the run,
+    TensorBoard's HPARAMS page the hyperparameters with the final figures.
     """
 
     def __init__(self) -> None:
         """Start without a history."""
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float]] = []  # of validations
+        self.losses: dict[int, float | Tensor] = {}  # of training, by optimizer step
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know of the validations before it."""
-        return {"history": self.history}
+        """What a resumed run needs to know of what was before it."""
+        self.losses = {step: float(loss) for step, loss in self.losses.items()}
+        return {"history": self.history, "losses": self.losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of the run that is resumed."""
         self.history = list(state_dict["history"])
+        self.losses = dict(state_dict.get("losses", {}))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the training loss when the trainer logs; without waiting for the device."""
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step and step % every == 0 and step not in self.losses:
+            self.losses[step] = trainer.logged_metrics["train/loss"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the figures of this validation."""
@@ -64,9 +87,12 @@ class SaveBestModel(Callback):
         best = checkpoint.best_model_path or checkpoint.last_model_path
         if not best:
             return
-        save_model(Path(best), run / "model", trainer.datamodule)  # type: ignore[attr-defined]
+        TrainedModel.from_checkpoint(Path(best)).save(run / "model")
         figures = self._figures_of_best(checkpoint)
         _log_final_figures(trainer, pl_module, figures)
+        losses = {step: float(loss) for step, loss in self.losses.items()}
+        step = int(figures["step"]) if figures else None
+        learning_curve(losses, self.history, step).savefig(run / LEARNING_CURVE)
         rank_zero_info(_summary(figures, Path(best), run))
 
     def _figures_of_best(self, checkpoint: ModelCheckpoint) -> dict[str, float]:
@@ -80,29 +106,6 @@ class SaveBestModel(Callback):
         return of_best[-1] if of_best else pick(scored, key=lambda entry: entry[monitor])
 
 
-def save_model(checkpoint: Path, folder: Path, data: SquadDataModule) -> None:
-    """Save a checkpoint's weights and the tokenizer as a Hugging Face folder.
-
-    Args:
-        checkpoint: A file that `fit` wrote.
-        folder: The folder to write.
-        data: The datamodule whose tokenizer the model was trained with.
-    """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    encoder = build_encoder(content["hyper_parameters"]["encoder_config"])
-    prefix = "encoder."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in content["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    encoder.load_state_dict(weights)
-    if content.get(NULL_THRESHOLD) is not None:
-        setattr(encoder.config, NULL_THRESHOLD, content[NULL_THRESHOLD])
-    encoder.save_pretrained(folder)
-    data.tokenizer.save_pretrained(folder)
-
-
 def _log_final_figures(
     trainer: Trainer, module: LightningModule, figures: dict[str, float]
 ) -> None:
@@ -112,9 +115,22 @@ def _log_final_figures(
         for name in ("val/exact", "val/f1", "val/loss")
         if name in figures
     }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Throughput) and callback.overall is not None:
+            final["run/windows_per_s"] = callback.overall.windows_per_s
+    data = trainer.datamodule.hparams  # type: ignore[attr-defined]
+    every = {**module.hparams, **data}
+    compared = {
+        **{name: value for name, value in every.items() if name not in NOT_COMPARED},
+        "max_epochs": trainer.max_epochs,
+        "precision": trainer.precision,
+        "effective_batch_size": (
+            data["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
+        ),
+    }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and final:
-            logger.log_hyperparams({**module.hparams, **trainer.datamodule.hparams}, final)  # type: ignore[attr-defined]
+            logger.log_hyperparams(compared, final)
 
 
 def thresholds_compared(figures: Mapping[str, Any], split: str) -> list[str]:
@@ -152,6 +168,7 @@ def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
     lines += [
         f"  checkpoint   {best}",
         f"  model        {run / 'model'}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  course       {run / LEARNING_CURVE}",
         f"  curves       tensorboard --logdir {run.parent}",
     ]
     return "\n".join(lines)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from qa_lightning import slurm
 from qa_lightning.errors import UserError
+from qa_lightning.model.trained import read_checkpoint
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -110,43 +113,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint of this project without reading its weights into memory.
-
-    Args:
-        path: A file that `fit` wrote.
-
-    Raises:
-        UserError: it does not exist, is damaged, holds code, or is not one of ours.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--ckpt_path: there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"--ckpt_path: {path} cannot be loaded as a checkpoint: damaged, or not one of ours "
-            f"({reason})"
-        ) from error
-    ours = isinstance(checkpoint, dict) and "tokenizer" in checkpoint
-    if not ours or "encoder_config" not in (checkpoint.get("hyper_parameters") or {}):
-        raise UserError(
-            f"--ckpt_path: {path} is a checkpoint, but not of a QuestionAnsweringModule: it holds "
-            "no encoder_config and no tokenizer"
-        )
-    return checkpoint
-
-
-def newest_run(runs: Path) -> Path | None:
-    """The folder `version_N` with the highest number, None if there is none."""
+def newest_runs_first(runs: Path) -> list[Path]:
+    """The folders `version_N`, the highest number first."""
     numbered = [
         (int(folder.name.removeprefix("version_")), folder)
         for folder in runs.glob("version_*")
         if folder.name.removeprefix("version_").isdecimal() and folder.is_dir()
     ]
-    return max(numbered)[1] if numbered else None
+    return [folder for _, folder in sorted(numbered, reverse=True)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -295,8 +269,9 @@ class LastCheckpoint(Callback):
     for bit. With several processes all take up the random state of the first.
 
     `last.ckpt` is written between two optimizer steps: at an interval, after every validation, at
-    the end, on Ctrl-C and SIGTERM, and when an exception ends the run, unless that happened in the
-    midst of the optimizer's step or the weights are not finite.
+    the end, on Ctrl-C and SIGTERM, when SLURM says that the job's time is nearly up (the job is
+    then requeued), and when an exception ends the run, unless that happened in the midst of the
+    optimizer's step or the weights are not finite.
     """
 
     def __init__(
@@ -324,7 +299,9 @@ class LastCheckpoint(Callback):
         self._written_at = 0.0
         self._begun = False
         self._signal: int | None = None
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}  # those of before
+        self._job: str | None = None  # the SLURM job, until it is requeued
+        self._requeue = False
 
     # -------------------------------------------------------------------- saving and restoring
 
@@ -362,25 +339,33 @@ class LastCheckpoint(Callback):
     # -------------------------------------------------------------------- following the training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a killed run left half written; listen to Ctrl-C."""
+        """Remove what a killed run left half written; listen to SLURM."""
         if trainer.is_global_zero and self.folder(trainer).is_dir():
             for path in self.folder(trainer).glob(f".*{PARTIAL}"):
                 path.unlink(missing_ok=True)
         if not self._random:
             self._random = torch_random_state(pl_module.device)
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            # Lightning, which now leaves the signal to us, would save in the midst of a step, each
+            # process in another one.
+            self._job = slurm.job()
+            self._listen(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count the time; at the start of an epoch, have Lightning begin it anew."""
+        """Begin to count the time; listen to Ctrl-C; have Lightning begin a whole epoch anew."""
         self._begun = True
         self._written_at = time.monotonic()
         if self._resumed and self.position.batches == 0:
             # With --trainer.max_steps Lightning takes every resumed epoch for one under way.
             trainer.fit_loop.epoch_loop.restarting = False
-        if trainer.world_size == 1 and self._handler is None:
-            try:
-                self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
-            except ValueError:  # not the main thread: somebody else listens
-                self._handler = None
+        if trainer.world_size == 1:
+            self._listen(signal.SIGINT, self._on_interrupt)
+
+    def _listen(self, signum: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        if signum not in self._handlers:
+            with suppress(ValueError):  # not the main thread: somebody else listens
+                self._handlers[signum] = signal.signal(signum, handler)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -388,16 +373,20 @@ class LastCheckpoint(Callback):
         self._signal = signum
         rank_zero_info("\nstopping after this step; Ctrl-C again stops at once")
 
+    def _on_requeue(self, signum: int, frame: FrameType | None) -> None:
+        self._requeue = True
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: stop if asked to, write the checkpoint if it is due."""
+        """Between two steps: do what was asked for, write the checkpoint if it is due."""
         if self._resumed:
             # Where Lightning passed the end of the last batch again, it counted that once more.
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.position.logger_step
             restore_random_state(self._random, pl_module.device)
             self._resumed = False
         self._stop_if_asked()
+        self._requeue_if_asked(trainer)
         if self._between_steps(trainer) and self._is_due(trainer):
             self.save(trainer)
 
@@ -433,6 +422,8 @@ class LastCheckpoint(Callback):
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Do not let a scheduler that has lost patience wait for the validation's end."""
         self._stop_if_asked()
+        if not trainer.sanity_checking:
+            self._requeue_if_asked(trainer)
         if trainer.received_sigterm and trainer.world_size == 1:
             raise SIGTERMException
 
@@ -462,10 +453,10 @@ class LastCheckpoint(Callback):
             self.save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen to Ctrl-C no more."""
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        """Listen no more."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers.clear()
 
     # -------------------------------------------------------------------- writing
 
@@ -482,7 +473,7 @@ class LastCheckpoint(Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()
-        trainer.save_checkpoint(self.folder(trainer) / LAST)
+        trainer.save_checkpoint(self.folder(trainer) / LAST, weights_only=False)
         self._written = self.position
         self._written_at = time.monotonic()
 
@@ -507,3 +498,22 @@ class LastCheckpoint(Callback):
     def _stop_if_asked(self) -> None:
         if self._signal is not None:
             raise Interrupted(self._signal)
+
+    def _requeue_if_asked(self, trainer: Trainer) -> None:
+        """When the job runs out of time, write the checkpoint and have SLURM start it again.
+
+        The signal reaches every process, but not in the same step: once one has it, all act.
+        """
+        if self._job is None or not trainer.strategy.reduce_boolean_decision(
+            self._requeue, all=False
+        ):
+            return
+        job, self._job = self._job, None  # once is enough
+        if self.position != self._written:
+            self.save(trainer)
+        if not trainer.is_global_zero:
+            return
+        if refused := slurm.requeue(job):
+            rank_zero_warn(f"SLURM job {job} is not requeued: {refused}")
+        else:
+            rank_zero_info(f"SLURM job {job} is requeued; --ckpt_path hpc goes on from {LAST}")

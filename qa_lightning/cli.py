@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import hashlib
 import re
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -26,8 +25,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from qa_lightning import slurm
 from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
 from qa_lightning.checkpoints import (
     LAST,
@@ -36,13 +36,14 @@ from qa_lightning.checkpoints import (
     Interrupted,
     LastCheckpoint,
     newest_checkpoint,
-    newest_run,
-    read_checkpoint,
+    newest_runs_first,
 )
 from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
 from qa_lightning.errors import UserError
+from qa_lightning.hardware import choose_precision, keep_freed_memory
 from qa_lightning.model.module import QuestionAnsweringModule
-from qa_lightning.run_record import RunRecord
+from qa_lightning.model.trained import read_checkpoint
+from qa_lightning.run_record import RunRecord, is_of_job
 from qa_lightning.throughput import Throughput
 from qa_lightning.watchdog import FiniteLoss, check_folder, explained
 
@@ -62,61 +63,6 @@ CHECKPOINT_DEFAULTS = {
     "checkpoint.save_last": True,
     "checkpoint.enable_version_counter": False,
 }
-
-
-def choose_precision(accelerator: str) -> tuple[str, str]:
-    """Choose the trainer's precision from the hardware.
-
-    Args:
-        accelerator: The trainer's accelerator, "auto" for the best that there is.
-
-    Returns:
-        A precision that Lightning knows, and the reason in words.
-    """
-    wants_cuda = accelerator in ("auto", "gpu", "cuda")
-    if wants_cuda and torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16-mixed", f"{name} computes in bfloat16"
-        return "16-mixed", f"{name} computes in float16, but not in bfloat16"
-    mps = torch.backends.mps.is_available()
-    if accelerator == "mps" or (accelerator in ("auto", "gpu") and mps):
-        return "32-true", "mixed precision is not faster on Apple's GPUs"
-    if accelerator in ("auto", "cpu"):
-        if cpu_has_fast_bfloat16():
-            return "bf16-mixed", "this CPU multiplies bfloat16 in hardware"
-        return "32-true", "this CPU has no fast bfloat16"
-    return "32-true", f"nothing better is known for accelerator {accelerator!r}"
-
-
-def cpu_has_fast_bfloat16() -> bool:
-    """Whether the CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    for line in text.splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
-    return False
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to keep large blocks that were freed, for the next step to take.
-
-    glibc gives every large block back to the system at once, which then clears the same memory
-    again for each step's activations. Other C libraries are left alone.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**28)
 
 
 def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
@@ -227,10 +173,10 @@ class QuestionAnsweringCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint; take the model's hyperparameters from it, if it is ours."""
         options = self.config[self.config["subcommand"]]
-        if options.get("ckpt_path") == "last":
-            options["ckpt_path"] = self._find_last()
+        if options.get("ckpt_path") in ("last", "hpc"):
+            options["ckpt_path"] = self._find(options["ckpt_path"])
         path = options.get("ckpt_path")
-        if not path or path in ("best", "hpc", "registry"):
+        if not path or path in ("best", "registry"):
             return
         self._checkpoint = read_checkpoint(path)
         hyperparameters = dict(self._checkpoint["hyper_parameters"])
@@ -238,22 +184,35 @@ class QuestionAnsweringCLI(LightningCLI):
             if name in options["model"]:
                 options["model"][name] = value
 
-    def _find_last(self) -> str | None:
-        """The newest checkpoint of the newest run; None if `fit` is to begin at the beginning."""
+    def _find(self, which: Literal["last", "hpc"]) -> str | None:
+        """The newest checkpoint of a run; None if `fit` is to begin at the beginning.
+
+        Args:
+            which: The newest run ("last"), or that of this SLURM job before it was requeued.
+        """
         command = self.config["subcommand"]
         options = self.config[command]
         runs = Path(options["trainer"]["default_root_dir"] or ".") / "lightning_logs"
-        run = newest_run(runs)
+        job = slurm.job() if which == "hpc" else None
+        if which == "hpc" and job is None:
+            raise UserError("--ckpt_path hpc is for SLURM jobs; elsewhere say --ckpt_path last")
+        own = (run for run in newest_runs_first(runs) if job is None or is_of_job(run, job))
+        run = next(own, None)
         folder = options["checkpoint"]["dirpath"] or (run and run / "checkpoints")
+        if job is not None and run is None:
+            folder = None
         path = newest_checkpoint(Path(folder)) if folder else None
         if path is None:
-            where = f"{folder} holds no checkpoint" if folder else f"there is no run in {runs}"
+            whose = f" of SLURM job {job}" if job else ""
+            where = f"there is no run{whose} in {runs}"
+            if folder:
+                where = f"{folder} holds no checkpoint"
             if command != "fit":
-                raise UserError(f"--ckpt_path last: {where}; name the file instead of 'last'")
+                raise UserError(f"--ckpt_path {which}: {where}; name the file instead")
             # No mistake: whoever starts the same command again and again can always say `last`.
-            rank_zero_info(f"--ckpt_path last: {where}; training begins at the beginning")
+            rank_zero_info(f"--ckpt_path {which}: {where}; training begins at the beginning")
             return None
-        rank_zero_info(f"--ckpt_path last: {path}")
+        rank_zero_info(f"--ckpt_path {which}: {path}")
         self._run = run
         return str(path)
 
@@ -339,8 +298,11 @@ class QuestionAnsweringCLI(LightningCLI):
             *(plugins if isinstance(plugins, list) else [plugins]),
             AtomicCheckpointIO(),
         ]
-        # Sharding and shuffling are the datamodule's own; Lightning's would not know its sampler.
-        return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        try:
+            # Sharding and shuffling are the datamodule's own; Lightning's would not know its sampler.
+            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"the options of --trainer do not go together: {error}") from error
 
     def _goes_on(self) -> dict[str, Any]:
         """Options of a logger that goes on with a run: figures after the checkpoint are void."""

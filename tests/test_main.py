@@ -29,9 +29,26 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for name, what in COMMANDS.items():
+    for name, (_, what) in COMMANDS.items():
         assert any(line.split() == [name, *what.split()] for line in lines)
     assert "heavy: set()" in lines
+
+
+@pytest.mark.parametrize("command", ["answer", "check", "export", "serve"])
+def test_help_of_a_command_without_lightning_imports_nothing_heavy(command: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['qa_lightning', '{command}', '--help']\n"
+        "from qa_lightning.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', {'torch', 'lightning', 'transformers', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m qa_lightning {command}")
+    assert "heavy: set()" in done.stdout
 
 
 def test_help_of_a_command_imports_only_what_the_options_need() -> None:

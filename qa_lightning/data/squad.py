@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -88,6 +89,16 @@ class ReadReport:
 
 
 @dataclass(frozen=True)
+class Concerned:
+    """Ids of all questions that a report counts something of, in the order of the file."""
+
+    shifted: tuple[str, ...] = ()
+    misplaced: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    misplaced_plausible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SquadTables:
     """Contexts and questions with the schemas CONTEXTS and QUESTIONS, and the report on them.
 
@@ -98,6 +109,7 @@ class SquadTables:
     questions: pa.Table
     report: ReadReport
     folder: Path | None = None
+    concerned: Concerned = Concerned()
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,9 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_squad(source: Source | Path, folder: Path | None = None) -> SquadTables:
+def read_squad(
+    source: Source | Path, folder: Path | None = None, problems: list[str] | None = None
+) -> SquadTables:
     """Read a SQuAD 1.1 or 2.0 file (`.json`, gzipped or not) or a hub dataset, and check it.
 
     A file is read article by article, so that only the tables grow with its size. Every answer
@@ -169,6 +183,8 @@ def read_squad(source: Source | Path, folder: Path | None = None) -> SquadTables
         source: A file or a hub dataset.
         folder: Where to keep the tables on disk instead of in memory; they need it as long as
             they are used.
+        problems: Where to note what is wrong with an article, a paragraph or a question, to go on
+            without it; the first of them is what would be raised. None raises it.
 
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
@@ -178,7 +194,7 @@ def read_squad(source: Source | Path, folder: Path | None = None) -> SquadTables
     """
     if isinstance(source, Path):
         source = Source(str(source), source, digest="")
-    tables = _Collector(source.name, folder)
+    tables = _Collector(source.name, folder, problems)
     if source.path is not None:
         _read_file(source.path, source.name, tables)
     elif source.hub is not None:
@@ -186,15 +202,66 @@ def read_squad(source: Source | Path, folder: Path | None = None) -> SquadTables
     return tables.finish()
 
 
+def require_labels(questions: pa.Table, name: str) -> None:
+    """Refuse questions that cannot be trained on or scored: nothing is known of their answers.
+
+    Args:
+        questions: See QUESTIONS.
+        name: What the message calls their source.
+
+    Raises:
+        UserError: there is one without a label.
+    """
+    labelled = questions["labelled"].to_numpy()
+    if not labelled.all():
+        raise UserError(
+            f"{name} holds {int((~labelled).sum()):,} questions that neither have answers nor are "
+            "marked is_impossible: they can be answered (predict), but not trained on or scored"
+        )
+
+
+def unlabelled(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
+    """Tables of questions to be answered, in memory; equal contexts are one row.
+
+    Args:
+        questions: The questions; their ids are "0", "1", ...
+        contexts: Context of each of them.
+    """
+    row_of: dict[str, int] = {}
+    rows = [row_of.setdefault(context, len(row_of)) for context in contexts]
+    count = len(row_of)
+    context_table = pa.table(
+        {"article": list(range(count)), "title": [""] * count, "text": list(row_of)},
+        schema=CONTEXTS,
+    )
+    count = len(questions)
+    question_table = pa.table(
+        {
+            "id": [str(number) for number in range(count)],
+            "context": rows,
+            "text": list(questions),
+            "labelled": [False] * count,
+            "answers": [[]] * count,
+            "plausible_answers": [[]] * count,
+        },
+        schema=QUESTIONS,
+    )
+    report = ReadReport(**_counts(context_table, question_table))
+    return SquadTables(context_table, question_table, report)
+
+
 def _read_file(path: Path, name: str, tables: _Collector) -> None:
     for a, article in enumerate(elements(path, "data", name)):
         where = f"{name}: data[{a}]"
-        title = _optional(article, "title", str, where) or ""
-        for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
-            where = f"{name}: data[{a}].paragraphs[{p}]"
-            context = _field(paragraph, "context", str, where)
-            for q, question in enumerate(_field(paragraph, "qas", list, where)):
-                tables.add((a, p), a, title, context, question, f"{where}.qas[{q}]")
+        with tables.refusing:
+            title = _optional(article, "title", str, where) or ""
+            for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
+                where = f"{name}: data[{a}].paragraphs[{p}]"
+                with tables.refusing:
+                    context = _field(paragraph, "context", str, where)
+                    for q, question in enumerate(_field(paragraph, "qas", list, where)):
+                        with tables.refusing:
+                            tables.add((a, p), a, title, context, question, f"{where}.qas[{q}]")
 
 
 # --- hub datasets ------------------------------------------------------------------------------
@@ -207,15 +274,16 @@ def _read_hub(name: str, split: Split, tables: _Collector) -> None:
     for batch in table.to_batches(max_chunksize=1000):
         for record in batch.to_pylist():
             where = f"{name}: row {row}"
-            record = {key: value for key, value in record.items() if value is not None}
-            for key in {"answers", "plausible_answers"} & record.keys():
-                record[key] = _answer_records(record[key], where)
-            context = _field(record, "context", str, where)
-            # No title says nothing about what belongs together: then each context is an article.
-            title = _optional(record, "title", str, where) or ""
-            article = articles.setdefault(title or context, len(articles))
-            tables.add(context, article, title, context, record, where)
             row += 1
+            with tables.refusing:
+                record = {key: value for key, value in record.items() if value is not None}
+                for key in {"answers", "plausible_answers"} & record.keys():
+                    record[key] = _answer_records(record[key], where)
+                context = _field(record, "context", str, where)
+                # No title says nothing about what belongs together: then each context is one.
+                title = _optional(record, "title", str, where) or ""
+                article = articles.setdefault(title or context, len(articles))
+                tables.add(context, article, title, context, record, where)
 
 
 def _answer_records(answers: Any, where: str) -> Any:
@@ -270,7 +338,8 @@ def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
 class _Collector:
     """Checks questions one by one and collects them, with their contexts, into tables."""
 
-    def __init__(self, name: str, folder: Path | None) -> None:
+    def __init__(self, name: str, folder: Path | None, problems: list[str] | None) -> None:
+        self.refusing = _Refusing(problems)
         self._name = name
         self._folder = folder
         self._contexts = _Rows(CONTEXTS, folder)
@@ -279,10 +348,12 @@ class _Collector:
         self._ids: set[str] = set()
         self._with_answers = 0
         self._shifted = 0
+        self._shifted_ids: list[str] = []
         self._misplaced = 0
         self._misplaced_ids: list[str] = []
-        self._dropped = 0
+        self._dropped_ids: list[str] = []
         self._misplaced_plausible = 0
+        self._misplaced_plausible_ids: list[str] = []
 
     def add(
         self, key: Hashable, article: int, title: str, context: str, record: Any, where: str
@@ -305,20 +376,24 @@ class _Collector:
                 'or move them to "plausible_answers"'
             )
         answers, shifted = _placed(context, given or [])
-        self._shifted += shifted
+        if shifted:
+            self._shifted += shifted
+            self._shifted_ids.append(identity)
         if given:
             self._with_answers += 1
             if len(answers) < len(given):
                 self._misplaced += len(given) - len(answers)
                 self._misplaced_ids.append(identity)
             if not answers:
-                self._dropped += 1
+                self._dropped_ids.append(identity)
                 return
         labelled = given is not None and (bool(given) or impossible is not False)
 
         given_plausible = _answers(record, "plausible_answers", place) or []
         plausible, _ = _placed(context, given_plausible)
-        self._misplaced_plausible += len(given_plausible) - len(plausible)
+        if len(plausible) < len(given_plausible):
+            self._misplaced_plausible += len(given_plausible) - len(plausible)
+            self._misplaced_plausible_ids.append(identity)
 
         row = self._context_rows.get(key)
         if row is None:
@@ -328,15 +403,8 @@ class _Collector:
 
     def finish(self) -> SquadTables:
         misplaced = len(self._misplaced_ids)
-        shown = self._misplaced_ids[:_SHOWN_IDS]
-        if misplaced > MAX_MISPLACED * self._with_answers:
-            raise UserError(
-                f"{self._name}: {misplaced:,} of {self._with_answers:,} questions with answers "
-                f"have one that is not in its context at answer_start (at most "
-                f"{MAX_MISPLACED:.0%} are skipped), for instance "
-                f"{', '.join(_shown(identity) for identity in shown[:5])}. answer_start counts "
-                "characters (not bytes) from 0."
-            )
+        with self.refusing:
+            self._check_share_misplaced()
         if not self._questions.count:
             raise UserError(f"{self._name}: there are no questions in it")
         contexts, questions = self._contexts.table(), self._questions.table()
@@ -345,11 +413,49 @@ class _Collector:
             shifted_answers=self._shifted,
             misplaced_answers=self._misplaced,
             misplaced_questions=misplaced,
-            dropped_questions=self._dropped,
+            dropped_questions=len(self._dropped_ids),
             misplaced_plausible_answers=self._misplaced_plausible,
-            misplaced_ids=tuple(shown),
+            misplaced_ids=tuple(self._misplaced_ids[:_SHOWN_IDS]),
         )
-        return SquadTables(contexts, questions, report, self._folder)
+        concerned = Concerned(
+            shifted=tuple(self._shifted_ids),
+            misplaced=tuple(self._misplaced_ids),
+            dropped=tuple(self._dropped_ids),
+            misplaced_plausible=tuple(self._misplaced_plausible_ids),
+        )
+        return SquadTables(contexts, questions, report, self._folder, concerned)
+
+    def _check_share_misplaced(self) -> None:
+        misplaced = len(self._misplaced_ids)
+        if misplaced > MAX_MISPLACED * self._with_answers:
+            some = ", ".join(_shown(identity) for identity in self._misplaced_ids[:5])
+            raise UserError(
+                f"{self._name}: {misplaced:,} of {self._with_answers:,} questions with answers "
+                f"have one that is not in its context at answer_start (at most "
+                f"{MAX_MISPLACED:.0%} are skipped), for instance {some}. answer_start counts "
+                "characters (not bytes) from 0."
+            )
+
+
+class _Refusing:
+    """Lets a UserError through; or notes its message, if there is a list for that, and goes on."""
+
+    def __init__(self, problems: list[str] | None) -> None:
+        self._problems = problems
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if self._problems is None or not isinstance(error, UserError):
+            return False
+        self._problems.append(str(error))
+        return True
 
 
 class _GrowingTable:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts, candidate_probabilities
+from qa_lightning.evaluation.spans import Answers, best_texts, candidates
 
 PREDICTIONS = "predictions.json"
 N_BEST = "nbest_predictions.json"
@@ -44,46 +45,8 @@ def write_predictions(
     decided = ["" if null > threshold else text for null, text in zip(odds, texts, strict=True)]
     _write(folder / PREDICTIONS, ids, decided)
     _write(folder / NULL_ODDS, ids, odds)
-    _write(folder / N_BEST, ids, candidates(contexts, answers))
-
-
-def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[dict[str, Any]]]:
-    """Candidates of every question by falling score, as `nbest_predictions.json` holds them.
-
-    Args:
-        contexts: Context of every question.
-        answers: Their answers.
-    """
-    null, likely = candidate_probabilities(answers)
-    rows = zip(
-        contexts,
-        answers.null.tolist(),
-        null.tolist(),
-        answers.spans.tolist(),
-        answers.scores.tolist(),
-        likely.tolist(),
-        strict=True,
-    )
-    for context, null_score, null_probability, spans, scores, probabilities in rows:
-        found = [
-            {
-                "text": context[start:end],
-                "start": start,
-                "end": end,
-                "score": score,
-                "probability": probability,
-            }
-            for (start, end), score, probability in zip(spans, scores, probabilities, strict=True)
-            if start != NO_SPAN
-        ]
-        nothing = {
-            "text": "",
-            "start": None,
-            "end": None,
-            "score": null_score,
-            "probability": null_probability,
-        }
-        yield sorted([nothing, *found], key=lambda one: -one["score"])
+    best = ([asdict(one) for one in of_one] for of_one in candidates(contexts, answers))
+    _write(folder / N_BEST, ids, best)
 
 
 def _write(path: Path, ids: Sequence[str], values: Any) -> None:

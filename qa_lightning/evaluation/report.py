@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qa_lightning.evaluation.markdown import escaped, excerpt, shown, table
 from qa_lightning.evaluation.scoring import score_answers
 from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts, candidate_probabilities
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS = 10
-_EXCERPT = 160  # characters
 _NOTABLE = 0.05  # share of the questions below which a group's low F1 is not pointed out
 
 _ASKING = re.compile(r"\b(who|what|when|where|which|how|why)(?:m|se)?\b", re.IGNORECASE)
@@ -198,7 +196,7 @@ class Report:
             f"Mean confidence {self.calibration.confidence:.1f} %, right "
             f"{self.calibration.right:.1f} %; expected calibration error "
             f"{self.calibration.ece:.1f} points.",
-            _table(
+            table(
                 ["sure to", "count", "mean confidence", "right (EM)"],
                 [
                     [
@@ -399,31 +397,6 @@ def calibration_figure(report: Report) -> Figure:
     return figure
 
 
-def excerpt(context: str, begin: int, end: int) -> tuple[str, str, str]:
-    """Cut a span with some text on both sides out of a context.
-
-    White space becomes single spaces. Cuts fall between words (inside one only where a word alone
-    is too long, and never before a combining mark) and show as "…".
-
-    Args:
-        context: The text.
-        begin: First character of the span.
-        end: One past its last character.
-
-    Returns:
-        Text before the span, the span, and text after it; about 160 characters together.
-    """
-    # Emphasis in Markdown must not begin or end with a space.
-    begin += len(context[begin:end]) - len(context[begin:end].lstrip())
-    end = begin + len(context[begin:end].rstrip())
-    before, span, after = map(_flat, (context[:begin], context[begin:end], context[end:]))
-    span = _head(span, _EXCERPT)
-    # A long span leaves some room all the same; what one side does not need, the other gets.
-    room = max(_EXCERPT - len(span), _EXCERPT // 4)
-    side = min(len(before), max(room // 2, room - len(after)))
-    return _tail(before.lstrip(), side), span, _head(after.rstrip(), room - side)
-
-
 def _groups(
     names: Sequence[str], place: np.ndarray, covered: np.ndarray, outcome: np.ndarray
 ) -> list[Group]:
@@ -471,46 +444,6 @@ def _plausible(
     )
 
 
-def _flat(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
-
-
-def _head(text: str, width: int) -> str:
-    """The whole words that fit into the first characters, and "…" if anything is left out."""
-    if len(text) <= width:
-        return text
-    end = text.rfind(" ", 0, width + 1)
-    if end >= 0:
-        return text[:end] + " …"
-    end = width
-    while end and _joins(text[end]):
-        end -= 1
-    return text[:end] + "…"
-
-
-def _tail(text: str, width: int) -> str:
-    """The whole words that fit into the last characters, and "…" if anything is left out."""
-    if len(text) <= width:
-        return text
-    begin = text.find(" ", len(text) - width - 1) + 1
-    if begin:
-        return "… " + text[begin:]
-    begin = len(text) - width
-    while begin < len(text) and _joins(text[begin]):
-        begin += 1
-    return "…" + text[begin:]
-
-
-def _joins(character: str) -> bool:
-    """Whether a character is a mark on the one before it."""
-    return unicodedata.category(character).startswith("M")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
 def _table_of_groups(groups: Sequence[Group], *, point_out: bool) -> str:
     notable = _NOTABLE * sum(group.count for group in groups)
     lowest = min((group.f1 for group in groups if group.count >= notable), default=None)
@@ -526,27 +459,18 @@ def _table_of_groups(groups: Sequence[Group], *, point_out: bool) -> str:
                 f"{group.no_answer:.1f}",
             ]
         )
-    return _table(["", "count", "EM", "F1", 'answered "no answer"'], rows)
+    return table(["", "count", "EM", "F1", 'answered "no answer"'], rows)
 
 
 def _item(number: int, mistake: Mistake) -> str:
     """One error as an item of a numbered list; labels keep texts from the start of a line."""
-    golds = " / ".join(_shown(gold) for gold in mistake.golds) or "no answer"
+    golds = " / ".join(shown(gold) for gold in mistake.golds) or "no answer"
     marker = "**" if mistake.predicted else "*"
-    marked = f"{marker}{_escaped(mistake.marked)}{marker}"
+    marked = f"{marker}{escaped(mistake.marked)}{marker}"
     lines = [
-        f"{number}. Question: {_shown(mistake.question)} ({_shown(mistake.id)})",
-        f"Answer: {_shown(mistake.predicted) or 'no answer'}, {mistake.confidence:.1f} % sure. "
+        f"{number}. Question: {shown(mistake.question)} ({shown(mistake.id)})",
+        f"Answer: {shown(mistake.predicted) or 'no answer'}, {mistake.confidence:.1f} % sure. "
         f"Gold: {golds}",
-        f"Context: {_escaped(mistake.before)}{marked}{_escaped(mistake.after)}",
+        f"Context: {escaped(mistake.before)}{marked}{escaped(mistake.after)}",
     ]
     return "<br>\n   ".join(lines)
-
-
-def _shown(text: str) -> str:
-    return _escaped(_head(_flat(text), _EXCERPT))
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table: no emphasis, link, code or tag."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(text, quote=False)).replace("~", "&#126;")

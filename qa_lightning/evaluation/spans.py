@@ -8,7 +8,7 @@ first and compared with the null score afterwards: ``null - best > threshold`` m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +111,30 @@ def word_boundaries(offsets: Tensor, word_starts: Tensor) -> tuple[Tensor, Tenso
     after = torch.nn.functional.pad(context, (0, 1))[:, 1:]
     next_starts = torch.nn.functional.pad(word_starts, (0, 1))[:, 1:]
     return context & (word_starts | ~before), context & (next_starts | ~after)
+
+
+def spans_of_windows(
+    logits: Tensor, offsets: Tensor, word_starts: Tensor, *, max_tokens: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is kept of windows: their null scores and best spans, of whole words of the context.
+
+    Args:
+        logits: Start and end logits, `[windows, tokens, 2]`.
+        offsets: As in `Batch.offsets`.
+        word_starts: As in `Batch.word_starts`.
+        max_tokens: Longest span.
+        count: How many spans to keep of a window.
+
+    Returns:
+        Null scores `[windows]`, characters of the spans, int32 `[windows, count, 2]`, and their
+        scores `[windows, count]`, best first; see `WindowScores`.
+    """
+    start, end = logits.unbind(2)
+    legal_start, legal_end = word_boundaries(offsets, word_starts)
+    first, last, scores = best_spans(
+        start, end, legal_start, legal_end, max_tokens=max_tokens, count=count
+    )
+    return start[:, 0] + end[:, 0], characters_of(offsets, first, last, scores), scores
 
 
 @dataclass(frozen=True)
@@ -228,3 +252,49 @@ def best_texts(answers: Answers, contexts: Sequence[str]) -> list[str]:
         text[begin:end] if begin != NO_SPAN else ""
         for text, (begin, end) in zip(contexts, best.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the answers that a question may have.
+
+    Attributes:
+        text: The text; "" for "no answer".
+        start: Its first character in the context; None for "no answer".
+        end: One past its last character; None for "no answer".
+        score: Sum of start and end logit.
+        probability: Softmax over the candidates of the question.
+    """
+
+    text: str
+    start: int | None
+    end: int | None
+    score: float
+    probability: float
+
+
+def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[Candidate]]:
+    """Candidates of every question by falling score, "no answer" among them.
+
+    Args:
+        contexts: Context of every question.
+        answers: Their answers.
+    """
+    null, likely = candidate_probabilities(answers)
+    rows = zip(
+        contexts,
+        answers.null.tolist(),
+        null.tolist(),
+        answers.spans.tolist(),
+        answers.scores.tolist(),
+        likely.tolist(),
+        strict=True,
+    )
+    for context, null_score, null_probability, spans, scores, probabilities in rows:
+        found = [
+            Candidate(context[start:end], start, end, score, probability)
+            for (start, end), score, probability in zip(spans, scores, probabilities, strict=True)
+            if start != NO_SPAN
+        ]
+        nothing = Candidate("", None, None, null_score, null_probability)
+        yield sorted([nothing, *found], key=lambda one: -one.score)

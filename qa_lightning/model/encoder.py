@@ -259,6 +259,7 @@ def load_encoder(
     *,
     sha256: str | None = None,
     changes: Mapping[str, Any] | None = None,
+    trained: bool = False,
 ) -> DistilBertForQuestionAnswering:
     """Load a DistilBertForQuestionAnswering in float32, whatever type it was stored in.
 
@@ -273,16 +274,17 @@ def load_encoder(
         sha256: the digest that the weight file must have, in hexadecimal.
         changes: values of DistilBertConfig that take the place of the checkpoint's own, such as
             dropout rates.
+        trained: refuse a source without a question-answering head.
 
     Returns:
         The model; where the source has a tuned null threshold, `model.config.null_threshold` is it.
 
     Raises:
         UserError: the source is not there, of another architecture, incomplete, or its weights
-            have another digest or cannot be read as plain tensors.
+            have another digest, cannot be read as plain tensors, or lack the head asked for.
     """
     folder = resolve(pretrained)
-    source = _read_config(folder)
+    source = read_config(folder)
     kind = source.get("model_type")
     if kind not in _IGNORED:
         raise UserError(
@@ -300,6 +302,11 @@ def load_encoder(
     if sha256 is not None:
         _check_digest(weights_file, sha256)
     weights = _read_weights(weights_file, kind)
+    if trained and not any(name.startswith("qa_outputs.") for name in weights):
+        raise UserError(
+            f"{weights_file} has no question-answering head: this model was not trained to answer. "
+            f"Train it: python -m qa_lightning fit --model.pretrained {pretrained}"
+        )
     if kind == "bert":
         weights = _distilbert_weights_of_bert(weights, weights_file)
 
@@ -334,7 +341,12 @@ def encoder_config(model: DistilBertForQuestionAnswering) -> dict[str, Any]:
     return {key: getattr(model.config, key) for key in _CONFIG_KEYS}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json.
+
+    Raises:
+        UserError: there is none, or it is not a JSON object.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -627,7 +639,7 @@ def _open_tokenizer(folder: Path, where: str) -> FastTokenizer:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     if (folder / "config.json").is_file():
-        positions = _read_config(folder).get("max_position_embeddings", 512)
+        positions = read_config(folder).get("max_position_embeddings", 512)
         tokenizer.model_max_length = int(positions)
     elif tokenizer.model_max_length > 1_000_000:  # transformers' stand-in for "not said"
         tokenizer.model_max_length = 512

@@ -8,26 +8,10 @@ wide, its rows the tokens: the same numbers, but for rounding (see `benchmarks/l
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-
-@functools.cache
-def mkl_leaves_width_unused() -> bool:
-    """Whether float32 convolutions are faster than products here: AVX-512 on an AMD CPU."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    return (
-        "AuthenticAMD" in text
-        and "avx512" in torch.backends.cpu.get_cpu_capability().lower()
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-    )
+from qa_lightning import hardware
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -45,7 +29,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and mkl_leaves_width_unused()
+        and not torch.compiler.is_compiling()  # which does not take it with shapes that vary
+        and hardware.mkl_leaves_width_unused()
     ):
         return nn.functional.linear(input, weight, bias)
     rows = input.reshape(1, -1, 1, input.shape[-1])

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
-from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
+from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model.attention import Way, packed_arguments, use_window_attention, way_of
 from qa_lightning.model.encoder import (
     NULL_THRESHOLD,
@@ -25,6 +26,7 @@ from qa_lightning.model.encoder import (
 )
 from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
+from qa_lightning.model.logits import head_logits, padded_logits
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -170,8 +172,12 @@ class QuestionAnsweringModule(LightningModule):
         return data
 
     def prepare_data(self) -> None:
-        """Refuse data that cannot be weighed as asked, before the run's folder is made."""
-        if self.trainer.state.fn == "fit" and self.hparams["unanswerable_share"] is not None:
+        """Refuse what training cannot start with, before the run's folder is made."""
+        if self.trainer.state.fn != "fit":
+            return
+        if self.compile_encoder:
+            self._check_compiler()
+        if self.hparams["unanswerable_share"] is not None:
             self.datamodule.setup("fit")
             self._share_without_answer()
 
@@ -217,32 +223,20 @@ class QuestionAnsweringModule(LightningModule):
         # The compiled encoder is the one that is called, and for training alone: evaluation has
         # batches of many more shapes, and its figures should not depend on a compiler.
         encode = self.encoder.distilbert if self.training else self.encoder.distilbert.forward
-        windows, width = input_ids.shape
         if packing is None:
-            # A mask of four dimensions is used as it is. One of two would be inspected, which waits
-            # for the device, and would be expanded in every forward pass.
-            mask = None if attention_mask is None else attention_mask[:, None, None, :]
-            hidden = encode(input_ids=input_ids, attention_mask=mask)[0]
-        else:
-            if attention_mask is None:
-                raise ValueError("packed windows come with an attention mask")
-            row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.cells]
-            hidden = encode(
-                input_ids=row.unsqueeze(0),
-                position_ids=(packing.cells % width).unsqueeze(0),
-                **packed_arguments(self._way(row.device), packing, attention_mask),
-            )[0]
-        hidden = self.encoder.dropout(hidden)
-        # In half precision two good spans would often tie: the head costs next to nothing in full.
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = self.encoder.qa_outputs
-            logits = nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())
-        if packing is not None:
-            padded = logits.new_full((windows * width + 1, 2), float("-inf"))
-            return padded.index_copy(0, packing.cells, logits[0])[:-1].view(windows, width, 2)
-        if attention_mask is not None:
-            logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
-        return logits
+            return padded_logits(self.encoder, input_ids, attention_mask, encode)
+        if attention_mask is None:
+            raise ValueError("packed windows come with an attention mask")
+        windows, width = input_ids.shape
+        row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.cells]
+        hidden = encode(
+            input_ids=row.unsqueeze(0),
+            position_ids=(packing.cells % width).unsqueeze(0),
+            **packed_arguments(self._way(row.device), packing, attention_mask),
+        )[0]
+        padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
+        logits = head_logits(self.encoder, hidden)[0]
+        return padded.index_copy(0, packing.cells, logits)[:-1].view(windows, width, 2)
 
     def _way(self, device: torch.device) -> Way:
         """How packed windows attend on this device; announced when it is chosen."""
@@ -273,15 +267,11 @@ class QuestionAnsweringModule(LightningModule):
             self._compile()
         self._weigh_classes()
 
-    def _compile(self) -> None:
-        """Let the encoder be compiled when it is first called in training.
-
-        In place, so that the weights keep their names. Rows of packed windows have one shape, and
-        the code is made for it; that for padded batches takes any.
-        """
+    def _check_compiler(self) -> None:
+        """Refuse to compile for a CPU without a compiler."""
         compilers = (os.environ.get("CXX", "g++"), "clang++")
         if (
-            self.device.type == "cpu"
+            self.trainer.strategy.root_device.type == "cpu"
             and os.name == "posix"
             and not any(map(shutil.which, compilers))
         ):
@@ -289,6 +279,13 @@ class QuestionAnsweringModule(LightningModule):
                 "--model.compile needs a C++ compiler (g++ or clang++), and none was found; "
                 "install one, or set --model.compile false"
             )
+
+    def _compile(self) -> None:
+        """Let the encoder be compiled when it is first called in training.
+
+        In place, so that the weights keep their names. Rows of packed windows have one shape, and
+        the code is made for it; that for padded batches takes any.
+        """
         packed = self.datamodule.hparams["batching"] == "packed"
         self.encoder.distilbert.compile(dynamic=not packed)
 
@@ -348,16 +345,14 @@ class QuestionAnsweringModule(LightningModule):
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
         logits = self(batch.input_ids, batch.attention_mask)
-        start, end = logits.unbind(2)
-        legal_start, legal_end = word_boundaries(batch.offsets, batch.word_starts)
-        first, last, scores = best_spans(
-            start,
-            end,
-            legal_start,
-            legal_end,
+        null, spans, scores = spans_of_windows(
+            logits,
+            batch.offsets,
+            batch.word_starts,
             max_tokens=self.max_answer_tokens,
             count=self.n_best,
         )
+        start, end = logits.unbind(2)
         unlabelled = batch.label_start < 0
         loss = window_losses(logits, batch.label_start, batch.label_end)
         hits = torch.stack(
@@ -365,8 +360,8 @@ class QuestionAnsweringModule(LightningModule):
         )
         metric.update(
             key=batch.key,
-            null=start[:, 0] + end[:, 0],
-            spans=characters_of(batch.offsets, first, last, scores),
+            null=null,
+            spans=spans,
             scores=scores,
             loss=loss.masked_fill(unlabelled, float("nan")),
             token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
@@ -456,10 +451,12 @@ class QuestionAnsweringModule(LightningModule):
 
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                # Biases and LayerNorm weights are the parameters with one dimension.
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                # Not by their dimensions: the shards that FSDP makes have but one.
+                spared = name == "bias" or isinstance(module, nn.LayerNorm)
+                if parameter.requires_grad:
+                    (plain if spared else decayed).append(parameter)
         half_precision_scaler = self.trainer.precision == "16-mixed"
         optimizer = torch.optim.AdamW(
             [
@@ -497,13 +494,18 @@ class QuestionAnsweringModule(LightningModule):
         """Clip as `--trainer.gradient_clip_val` says.
 
         Lightning refuses to clip for an optimizer that could undo loss scaling by itself, as every
-        fused one could; without a loss scaler (bfloat16, float32) there is nothing to undo.
+        fused one could; without a loss scaler (bfloat16, float32) there is nothing to undo. With
+        FSDP a process has shards of the gradients, and only the whole model knows their norm.
         """
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if not gradient_clip_val or not fused or gradient_clip_algorithm not in (None, "norm"):
+        if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        elif isinstance(self.trainer.strategy, FSDPStrategy):
+            self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr,operator]
+        elif fused:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""

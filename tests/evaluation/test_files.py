@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qa_lightning.evaluation.files import candidates, write_predictions
-from qa_lightning.evaluation.spans import NO_SPAN, Answers
+from qa_lightning.evaluation.files import write_predictions
+from qa_lightning.evaluation.spans import NO_SPAN, Answers, candidates
 
 CONTEXTS = ["Zoë lives in Rome.", "line\u2028break — “quoted”", "nothing here"]
 IDS = ['b "quoted"', "a\n", "ü"]
@@ -49,7 +50,9 @@ def test_candidates_rank_no_answer_among_the_spans(tmp_path: Path) -> None:
     write_predictions(tmp_path, IDS, CONTEXTS, answers(), threshold=0.0)
     found = read(tmp_path, "nbest_predictions.json")
     assert list(found) == IDS
-    assert list(found.values()) == list(candidates(CONTEXTS, answers()))
+    assert list(found.values()) == [
+        [asdict(one) for one in of_one] for of_one in candidates(CONTEXTS, answers())
+    ]
     first, second, third = found.values()
     assert [one["text"] for one in first] == ["Zoë", "Rome", ""]
     assert [(one["start"], one["end"]) for one in first] == [(0, 3), (13, 17), (None, None)]

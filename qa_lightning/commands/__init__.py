@@ -1,0 +1,1 @@
+"""One module a command that needs no Lightning: `run` takes its arguments."""

@@ -1,0 +1,242 @@
+"""python -m qa_lightning answer: ask a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from qa_lightning.commands.arguments import Parser, number
+from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from qa_lightning.answering import Answer, Answerer
+
+AT_ONCE = 1000
+"""Questions of a file that are answered together."""
+
+EXAMPLES = """\
+examples:
+  python -m qa_lightning answer lightning_logs/version_0 --context notes.txt
+  python -m qa_lightning answer MODEL --question "Who wrote it?" --context "It was Ada Lovelace."
+  cat notes.txt | python -m qa_lightning answer MODEL --question "Who wrote it?" --context -
+  python -m qa_lightning answer MODEL --input dev.json > answers.jsonl
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if (options.input is None) == (options.context is None):
+        raise UserError("give either --context, or a file of questions with --input")
+    if options.input is not None and options.question is not None:
+        raise UserError("--question goes with --context; the questions of --input are its own")
+    if options.input is None and options.question is None and options.context == "-":
+        raise UserError("--context - reads the context where questions would be typed: give one")
+    context = None if options.context is None else _context(options.context)
+    _quieten()
+    from qa_lightning.answering import Answerer
+
+    answerer = Answerer.from_pretrained(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        threshold=options.threshold,
+    )
+    if context is None:
+        _answer_file(answerer, options.input, options.top_k)
+    elif options.question is None:
+        _converse(answerer, context, options)
+    else:
+        for question in options.question:
+            answer = answerer(question, context, top_k=options.top_k)
+            _show(question, context, answer, options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m qa_lightning answer",
+        description="Answer questions about a text, or say that the text holds no answer.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder, a checkpoint, an exported folder, or the name of a DistilBERT "
+        "question-answering model on the hub",
+    )
+    parser.add_argument(
+        "--question", action="append", help="what to ask; may be given several times"
+    )
+    parser.add_argument(
+        "--context",
+        metavar="FILE|TEXT|-",
+        help="the text to find the answer in: a file, the text itself, or - for standard input; "
+        "without --question, questions are asked for one by one",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="a file of questions: SQuAD's format (.json, .json.gz), or JSON lines with the keys "
+        "question, context and, if wanted, id (- for standard input); answers come as JSON lines",
+    )
+    parser.add_argument("--json", action="store_true", help="print answers as JSON lines")
+    parser.add_argument(
+        "--top_k",
+        type=number(int, "from 0 to 20", lambda value: 0 <= value <= 20),
+        default=1,
+        metavar="N",
+        help="show so many candidates (default: 1)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=number(float, "a number", lambda value: value == value),
+        metavar="T",
+        help="null threshold: higher answers more often (default: the model's tuned one, else 0)",
+    )
+    parser.add_argument("--device", help="as torch names it (default: the best there is)")
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="(default: as fit)"
+    )
+    return parser
+
+
+def _context(given: str) -> str:
+    """The text that is meant: of a file, of standard input, or as it stands."""
+    if given == "-":
+        return _decoded(sys.stdin.buffer.read(), "standard input")
+    path = Path(given).expanduser()
+    try:
+        if path.is_file():
+            return _decoded(path.read_bytes(), given)
+    except (OSError, ValueError):  # no file can have such a name: it is a text
+        pass
+    looks_like_a_path = not any(character.isspace() for character in given)
+    if looks_like_a_path and ("/" in given or path.suffix):
+        raise UserError(f"--context {given}: there is no such file")
+    return given
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not text in UTF-8: {error}") from error
+
+
+def _converse(answerer: Answerer, context: str, options: argparse.Namespace) -> None:
+    """Ask for questions until there are no more."""
+    if _typed(options):
+        print("Ask about the text; an empty line or Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            question = input("? " if _typed(options) else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input is not text in UTF-8: {error}") from error
+        if not question.strip():
+            return
+        try:
+            _show(question, context, answerer(question, context, top_k=options.top_k), options)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def _typed(options: argparse.Namespace) -> bool:
+    """Whether the question stands on the screen already."""
+    return sys.stdin.isatty() if options.question is None else len(options.question) == 1
+
+
+def _show(question: str, context: str, answer: Answer, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps({"question": question, **asdict(answer)}, ensure_ascii=False), flush=True)
+        return
+    if not _typed(options):
+        print(f"? {question}")
+    if answer.start is None:
+        print(f"no answer   ({answer.no_answer_probability:.0%} sure)", flush=True)
+    else:
+        print(f"{answer.text}   ({answer.probability:.0%} sure)", flush=True)
+    if options.top_k > 1:
+        for one in answer.candidates:
+            print(f"  {one.probability:4.0%}  {one.text}  [{one.start}:{one.end}]", flush=True)
+        print(f"  {answer.no_answer_probability:4.0%}  no answer", flush=True)
+
+
+def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
+    """Answer all questions of a file, in its order, as JSON lines."""
+    squad = name.endswith((".json", ".gz"))
+    for batch in _in_parts(_squad(name) if squad else _json_lines(name)):
+        found = answerer([one[1] for one in batch], [one[2] for one in batch], top_k=top_k)
+        for (identity, question, _), answer in zip(batch, found, strict=True):
+            line = {"id": identity, "question": question, **asdict(answer)}
+            print(json.dumps(line, ensure_ascii=False))
+
+
+Asked = tuple[Any, str, str]
+"""Id, question and context."""
+
+
+def _squad(name: str) -> Iterator[Asked]:
+    from qa_lightning.data.squad import read_squad
+
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"--input {name}: there is no such file")
+    tables = read_squad(path)
+    contexts = tables.contexts.column("text").to_pylist()
+    for row in tables.questions.select(["id", "text", "context"]).to_pylist():
+        yield row["id"], row["text"], contexts[row["context"]]
+
+
+def _json_lines(name: str) -> Iterator[Asked]:
+    file: IO[bytes]
+    if name == "-":
+        file = sys.stdin.buffer
+    else:
+        try:
+            file = Path(name).expanduser().open("rb")
+        except OSError as error:
+            raise UserError(f"--input {name}: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            where = f"{name}: line {number}"
+            text = _decoded(line, where)
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where} is not JSON: {error}") from error
+            wanted = ("question", "context")
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(key), str) and record[key].strip() for key in wanted
+            ):
+                raise UserError(f'{where}: give an object with the texts "question" and "context"')
+            yield record.get("id"), record["question"], record["context"]
+
+
+def _in_parts(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    part: list[Asked] = []
+    for one in asked:
+        part.append(one)
+        if len(part) == AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _quieten() -> None:
+    """Leave standard error to what a person needs to read."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

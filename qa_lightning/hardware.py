@@ -1,0 +1,87 @@
+"""What this machine is good at, and how to make use of it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+
+def choose_precision(accelerator: str) -> tuple[str, str]:
+    """Choose the trainer's precision from the hardware.
+
+    Args:
+        accelerator: The trainer's accelerator, "auto" for the best that there is.
+
+    Returns:
+        A precision that Lightning knows, and the reason in words.
+    """
+    wants_cuda = accelerator in ("auto", "gpu", "cuda")
+    if wants_cuda and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", f"{name} computes in bfloat16"
+        return "16-mixed", f"{name} computes in float16, but not in bfloat16"
+    mps = torch.backends.mps.is_available()
+    if accelerator == "mps" or (accelerator in ("auto", "gpu") and mps):
+        return "32-true", "mixed precision is not faster on Apple's GPUs"
+    if accelerator in ("auto", "cpu"):
+        if cpu_has_fast_bfloat16():
+            return "bf16-mixed", "this CPU multiplies bfloat16 in hardware"
+        return "32-true", "this CPU has no fast bfloat16"
+    return "32-true", f"nothing better is known for accelerator {accelerator!r}"
+
+
+def best_device() -> str:
+    """The kind of device to compute on: a GPU if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether the CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
+    for line in _cpu_info().splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+    return False
+
+
+@functools.cache
+def mkl_leaves_width_unused() -> bool:
+    """Whether MKL multiplies float32 with half of what the CPU has: AVX-512, of AMD."""
+    return (
+        "AuthenticAMD" in _cpu_info()
+        and "AVX512" in torch.backends.cpu.get_cpu_capability()
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def _cpu_info() -> str:
+    """What Linux says of the CPU; "" elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return ""
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep large blocks that were freed, for the next step to take.
+
+    glibc gives every large block back to the system at once, which then clears the same memory
+    again for each step's activations. Other C libraries are left alone.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 2**28)
