@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from report import record, table
+from report import record
 from torch import Tensor, nn
 
 from qa_lightning.data.batches import Packing, _pack
@@ -99,10 +99,7 @@ def main() -> int:
                 }
             )
     note = f"{given.windows} windows, {slots} slots, {given.heads} heads of {given.size}."
-    if given.record:
-        record("Attention of packed windows", rows, note)
-    else:
-        print(table(rows), note, sep="\n\n")
+    record("Attention of packed windows", rows, note, to_file=given.record)
     return 0
 
 

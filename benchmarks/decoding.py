@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from report import record, table
+from report import record
 from torch import Tensor
 
 from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
@@ -225,10 +225,7 @@ def main() -> int:
         ("Decoding against the usual double loop", decoding),
         ("From logits to final figures", whole),
     ):
-        if given.record:
-            record(title, rows, note)
-        else:
-            print(f"\n{title}\n\n{table(rows)}\n{note}")
+        record(title, rows, note, to_file=given.record)
     return 0
 
 

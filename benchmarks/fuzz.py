@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import record, table
+from report import record
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
@@ -579,10 +579,7 @@ def main() -> int:
         "is right if the labelled tokens are exactly those that share a character with the answer; "
         f"what was read equals a plain second reading. {time.perf_counter() - began:.0f} s."
     )
-    if given.record:
-        record("Hostile files", rows, note)
-    else:
-        print(f"{table(rows)}\n\n{note}")
+    record("Hostile files", rows, note, to_file=given.record)
     return int(counts["all"]["failed"] > 0)
 
 

@@ -174,6 +174,7 @@ def main() -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=8.0, help="start nothing new after it")
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
     if given.accelerator == "gpu" and not torch.cuda.is_available():
         print("error: there is no GPU; --accelerator cpu tries the script", file=sys.stderr)
@@ -196,7 +197,8 @@ def main() -> int:
     )
     if left:
         note += f" No time was left for {len(left)} ways: {', '.join(str(way) for way in left)}."
-    record("One GPU" if given.accelerator == "gpu" else "The GPU benchmark, on a CPU", rows, note)
+    title = "One GPU" if given.accelerator == "gpu" else "The GPU benchmark, on a CPU"
+    record(title, rows, note, to_file=given.record)
     return 0
 
 

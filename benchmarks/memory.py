@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from report import record, table
+from report import record
 
 STEPS = 20
 TIMED = """
@@ -159,10 +159,7 @@ def main() -> None:
     )
     rows.append(dict(zip(rows[0], ("ratio", *ratios), strict=True)))
     note = f"Medians of {given.runs} alternating runs from cold, {STEPS} training steps each."
-    if given.record:
-        record("Ten times the data", rows, note)
-    else:
-        print(f"\n{table(rows)}\n{note}")
+    record("Ten times the data", rows, note, to_file=given.record)
 
 
 if __name__ == "__main__":

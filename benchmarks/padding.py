@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from report import record, table
+from report import record
 
 from qa_lightning.data.datamodule import SquadDataModule
 
@@ -64,10 +64,7 @@ def main() -> int:
                     {"data": Path(path).name, "batch size": str(size), "batching": way}
                     | {name: f"{value:,.2f}".removesuffix(".00") for name, value in found.items()}
                 )
-    if given.record:
-        record("Padding in an epoch of training", rows)
-    else:
-        print(table(rows))
+    record("Padding in an epoch of training", rows, to_file=given.record)
     return 0
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from report import record, table
+from report import record
 from transformers import PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
@@ -207,10 +207,7 @@ def main() -> None:
         f"files, reading included; TOKENIZERS_PARALLELISM {threads}, "
         f"{len(os.sched_getaffinity(0))} cores."
     )
-    if given.record:
-        record("Preprocessing from cold", rows, note)
-    else:
-        print(f"\n{table(rows)}\n{note}")
+    record("Preprocessing from cold", rows, note, to_file=given.record)
 
 
 if __name__ == "__main__":

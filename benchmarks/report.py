@@ -37,9 +37,7 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def record(
-    title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool
-) -> None:
+def record(title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool) -> None:
     """Print a table; on request append it to RESULTS.md with command, machine and versions.
 
     Args:

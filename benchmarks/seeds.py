@@ -40,6 +40,7 @@ def figures(run: Path) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     parser.add_argument("options", nargs="*", help="options of fit, after --")
     given = parser.parse_args()
     runs = {}
@@ -56,7 +57,7 @@ def main() -> int:
     for title, summarise in (("mean", statistics.mean), ("deviation", statistics.stdev)):
         columns = {name: [one[name] for one in runs.values()] for name in SHOWN}
         rows.append({"seed": title, **{n: f"{summarise(v):.2f}" for n, v in columns.items()}})
-    record("Several seeds of one recipe", rows)
+    record("Several seeds of one recipe", rows, to_file=given.record)
     return 0
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from report import record, table
+from report import record
 
 HERE = Path(__file__).resolve().parent
 
@@ -109,10 +109,7 @@ def main() -> int:
             )
     title = "From start to answer"
     note = f"Medians of {given.repeats} fresh processes by turns."
-    if given.record:
-        record(title, rows, note)
-    else:
-        print(f"\n{title}\n\n{table(rows)}\n{note}")
+    record(title, rows, note, to_file=given.record)
     return 0
 
 
