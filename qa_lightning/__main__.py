@@ -72,7 +72,7 @@ def main() -> int:
     gc.freeze()
     gc.enable()
     try:
-        return int(run(arguments if module == TRAINER else arguments[1:]))
+        return int(run() if module == TRAINER else run(arguments[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
