@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -19,8 +19,8 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from qa_lightning import slurm
 from qa_lightning.errors import UserError
@@ -34,6 +34,9 @@ LAST = "last.ckpt"
 
 POSITION = "position"
 """Key of a checkpoint under which it says how far training had come."""
+
+SHARDED = "sharded"
+"""Key there: whether the optimizer's state is numbered as FSDP does it, unlike all others."""
 
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of the newest checkpoint, if nothing else is asked for."""
@@ -266,7 +269,7 @@ class LastCheckpoint(Callback):
     Every checkpoint of the run gets what that takes: the position, and the random state there. The
     resumed run has the same batches before it, in the same order, the same dropout, the same
     schedule and metric history; on one CPU process in float32 it ends with the same weights, bit
-    for bit. With several processes all take up the random state of the first.
+    for bit.
 
     `last.ckpt` is written between two optimizer steps: at an interval, after every validation, at
     the end, on Ctrl-C and SIGTERM, when SLURM says that the job's time is nearly up (the job is
@@ -299,7 +302,6 @@ class LastCheckpoint(Callback):
         self._written_at = 0.0
         self._begun = False
         self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}  # those of before
         self._job: str | None = None  # the SLURM job, until it is requeued
         self._requeue = False
 
@@ -317,7 +319,12 @@ class LastCheckpoint(Callback):
         settle(checkpoint["loops"]["fit_loop"], position)
         checkpoint["epoch"] = position.epoch
         state = {**random_state(pl_module.device), **self._random}
-        checkpoint[POSITION] = {**asdict(position), "random": state}
+        states = [state]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        sharded = isinstance(trainer.strategy, FSDPStrategy)
+        checkpoint[POSITION] = {**asdict(position), "random": states, SHARDED: sharded}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -327,7 +334,9 @@ class LastCheckpoint(Callback):
         if not saved:
             rank_zero_warn("the checkpoint does not say how far training had come in its epoch")
             return
-        self._random = saved.pop("random")
+        saved.pop(SHARDED)
+        states = saved.pop("random")
+        self._random = states[trainer.global_rank % len(states)]
         self.position = self._written = Position(**saved)
         self._resumed = True
         begin = (self.position.epoch, self.position.batches)
@@ -339,39 +348,41 @@ class LastCheckpoint(Callback):
     # -------------------------------------------------------------------- following the training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a killed run left half written; listen to SLURM."""
+        """Remove what a killed run left half written."""
         if trainer.is_global_zero and self.folder(trainer).is_dir():
             for path in self.folder(trainer).glob(f".*{PARTIAL}"):
                 path.unlink(missing_ok=True)
         if not self._random:
             self._random = torch_random_state(pl_module.device)
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            # Lightning, which now leaves the signal to us, would save in the midst of a step, each
-            # process in another one.
-            self._job = slurm.job()
-            self._listen(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count the time; listen to Ctrl-C; have Lightning begin a whole epoch anew."""
+        """Begin to count the time; listen to signals; have Lightning begin a whole epoch anew."""
         self._begun = True
         self._written_at = time.monotonic()
         if self._resumed and self.position.batches == 0:
             # With --trainer.max_steps Lightning takes every resumed epoch for one under way.
             trainer.fit_loop.epoch_loop.restarting = False
-        if trainer.world_size == 1:
-            self._listen(signal.SIGINT, self._on_interrupt)
+        with suppress(ValueError):  # not the main thread: somebody else listens
+            self._listen(trainer)
 
-    def _listen(self, signum: int, handler: Callable[[int, FrameType | None], None]) -> None:
-        if signum not in self._handlers:
-            with suppress(ValueError):  # not the main thread: somebody else listens
-                self._handlers[signum] = signal.signal(signum, handler)
+    def _listen(self, trainer: Trainer) -> None:
+        """Answer signals between two steps, in the place of Lightning, which puts all back.
 
-    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
-            raise KeyboardInterrupt
+        Its own handlers talk to the other processes and save in the midst of whatever they do.
+        """
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._job = slurm.job()
+            signal.signal(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
+
+    def _on_stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            rank_zero_info("\nstopping after this step; Ctrl-C again stops at once")
         self._signal = signum
-        rank_zero_info("\nstopping after this step; Ctrl-C again stops at once")
 
     def _on_requeue(self, signum: int, frame: FrameType | None) -> None:
         self._requeue = True
@@ -385,8 +396,7 @@ class LastCheckpoint(Callback):
             trainer.fit_loop.epoch_loop._batches_that_stepped = self.position.logger_step
             restore_random_state(self._random, pl_module.device)
             self._resumed = False
-        self._stop_if_asked()
-        self._requeue_if_asked(trainer)
+        self._do_what_was_asked(trainer)
         if self._between_steps(trainer) and self._is_due(trainer):
             self.save(trainer)
 
@@ -421,11 +431,8 @@ class LastCheckpoint(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Do not let a scheduler that has lost patience wait for the validation's end."""
-        self._stop_if_asked()
         if not trainer.sanity_checking:
-            self._requeue_if_asked(trainer)
-        if trainer.received_sigterm and trainer.world_size == 1:
-            raise SIGTERMException
+            self._do_what_was_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A checkpoint is due, once all others have seen the figures."""
@@ -443,7 +450,7 @@ class LastCheckpoint(Callback):
         """Write what can be gone on from, unless it is what broke."""
         if not self._begun or self.position == self._written or not self.write:
             return
-        if trainer.world_size > 1 and not isinstance(exception, SIGTERMException):
+        if trainer.world_size > 1 and not isinstance(exception, Interrupted):
             return  # the others know nothing of it, and would not join in
         if self._stepping:
             rank_zero_warn(f"{LAST} was not written: stopped in the midst of the optimizer's step")
@@ -451,12 +458,6 @@ class LastCheckpoint(Callback):
             rank_zero_warn(f"{LAST} was not written: the weights are not finite")
         else:
             self.save(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no more."""
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers.clear()
 
     # -------------------------------------------------------------------- writing
 
@@ -495,18 +496,15 @@ class LastCheckpoint(Callback):
         late = time.monotonic() - self._written_at >= self.interval.total_seconds()
         return trainer.strategy.broadcast(late)  # clocks differ, but all have to join in
 
-    def _stop_if_asked(self) -> None:
-        if self._signal is not None:
-            raise Interrupted(self._signal)
+    def _do_what_was_asked(self, trainer: Trainer) -> None:
+        """Stop, or have SLURM start the job again, if a signal said so: all processes together.
 
-    def _requeue_if_asked(self, trainer: Trainer) -> None:
-        """When the job runs out of time, write the checkpoint and have SLURM start it again.
-
-        The signal reaches every process, but not in the same step: once one has it, all act.
+        It may have reached one of them, or all, each in another step.
         """
-        if self._job is None or not trainer.strategy.reduce_boolean_decision(
-            self._requeue, all=False
-        ):
+        agree = trainer.strategy.reduce_boolean_decision
+        if agree(self._signal is not None, all=False):
+            raise Interrupted(self._signal or signal.SIGTERM)
+        if self._job is None or not agree(self._requeue, all=False):
             return
         job, self._job = self._job, None  # once is enough
         if self.position != self._written:

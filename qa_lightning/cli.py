@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -32,6 +33,7 @@ from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
 from qa_lightning.checkpoints import (
     LAST,
     POSITION,
+    SHARDED,
     AtomicCheckpointIO,
     Interrupted,
     LastCheckpoint,
@@ -244,8 +246,19 @@ class QuestionAnsweringCLI(LightningCLI):
                 "the learning rate's course needs an end: set --trainer.max_epochs or "
                 "--trainer.max_steps"
             )
+        self._check_strategy()
         if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)
+
+    def _check_strategy(self) -> None:
+        """Refuse to go on with a run that numbered the optimizer's state in another order."""
+        saved = (self._checkpoint or {}).get(POSITION)
+        sharded = isinstance(self.trainer.strategy, FSDPStrategy)
+        if saved is not None and saved.get(SHARDED, False) != sharded:
+            raise UserError(
+                f"--ckpt_path: this run was begun {'without' if sharded else 'with'} "
+                "--trainer.strategy fsdp, and can only go on so"
+            )
 
     def _folder(self) -> Path:
         """Where checkpoints go, as far as it is known before the run has a folder."""
@@ -299,7 +312,7 @@ class QuestionAnsweringCLI(LightningCLI):
             AtomicCheckpointIO(),
         ]
         try:
-            # Sharding and shuffling are the datamodule's own; Lightning's would not know its sampler.
+            # Sharding is the datamodule's own: Lightning's would not know its sampler.
             return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"the options of --trainer do not go together: {error}") from error
@@ -331,6 +344,10 @@ def run(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Scoring a checkpoint needs none of the callbacks of its training.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    # The metric keeps what was predicted, and a callback writes it.
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")
+    # Lightning's own, about torch.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # Every process has gathered all windows: the figures are the same already.
     warnings.filterwarnings("ignore", message=".*It is recommended to use .self.log.*sync_dist.*")
     # Ours is told where to start when it is made.

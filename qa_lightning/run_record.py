@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from qa_lightning import __version__
+from qa_lightning import __version__, slurm
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class RunRecord(Callback):
 
     A list with one entry for every start, the last one last: a run that is resumed in its folder
     adds to it. An entry holds `command`, `started`, `versions`, `device`, `precision`, `batch`
-    (sizes, and how many processes), `seed`, and SHA-256 digests of `data`, `tokenizer` and the
-    `weights` that training started from, or the checkpoint that it went on from. The configuration
-    itself is in `config.yaml`.
+    (sizes, and how many processes), `seed`, `slurm_job` if it is part of one, and SHA-256 digests
+    of `data`, `tokenizer` and the `weights` that training started from, or the checkpoint that it
+    went on from. The configuration itself is in `config.yaml`.
     """
 
     def __init__(self) -> None:
@@ -101,6 +101,7 @@ class RunRecord(Callback):
                 "seed_everything": int(os.environ.get("PL_GLOBAL_SEED", -1)),
                 "data": data.hparams["seed"],
             },
+            "slurm_job": slurm.job(),
             "data": {
                 split: {"name": data.source(split).name, "sha256": data.source(split).digest}
                 for split in splits
@@ -112,6 +113,20 @@ class RunRecord(Callback):
                 else {"sha256": self._weights}
             ),
         }
+
+
+def is_of_job(run: Path, job: str) -> bool:
+    """Whether a SLURM job started a run, or went on with it.
+
+    Args:
+        run: The run's folder.
+        job: The job, see `qa_lightning.slurm.job`.
+    """
+    try:
+        entries = json.loads((run / NAME).read_text(encoding="utf-8"))
+        return any(entry.get("slurm_job") == job for entry in entries)
+    except (OSError, ValueError, TypeError, AttributeError):  # there is none, or not one of ours
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -16,16 +16,25 @@ class Crash(Exception):
 class StopAt(Callback):
     """Ends a run in the n-th call of a hook."""
 
-    def __init__(self, hook: str, number: int, how: str) -> None:
-        """Choose the moment, and how: "crash", or the name of a signal."""
+    def __init__(self, hook: str, number: int, how: str, rank: int | None = None) -> None:
+        """Choose the moment.
+
+        Args:
+            hook: Which hook.
+            number: Which of its calls, from 1.
+            how: "crash", or the name of a signal.
+            rank: The process that it happens to; None for all.
+        """
         self.left = number
         self.how = how
+        self.rank = rank
         setattr(self, hook, self._count)
 
     def _count(self, trainer: Any, *_: Any) -> None:
-        if not trainer.sanity_checking:
-            self.left -= 1
-            if self.left == 0 and self.how == "crash":
-                raise Crash
-            if self.left == 0:
-                os.kill(os.getpid(), getattr(signal, self.how))
+        if trainer.sanity_checking or self.rank not in (None, trainer.global_rank):
+            return
+        self.left -= 1
+        if self.left == 0 and self.how == "crash":
+            raise Crash
+        if self.left == 0:
+            os.kill(os.getpid(), getattr(signal, self.how))

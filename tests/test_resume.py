@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,14 +27,16 @@ from qa_lightning.checkpoints import (
     AtomicCheckpointIO,
     LastCheckpoint,
     newest_checkpoint,
+    newest_runs_first,
     random_state,
     restore_random_state,
     write_atomically,
 )
 from qa_lightning.data.batches import WindowSampler
 from qa_lightning.errors import UserError
+from qa_lightning.model.trained import TrainedModel
 from tests.command import QUIET, TINY_WINDOWS, Outcome, call, files_under
-from tests.conftest import squad_data
+from tests.conftest import REPOSITORY, squad_data
 from tests.stopping import Crash
 
 
@@ -108,14 +112,21 @@ class Course:
     options: list[Any]
     whole: dict[tuple[Any, ...], Path] = field(default_factory=dict)
 
-    def fit(self, folder: Path, *options: Any, stop: tuple[str, int, str] | None = None) -> Outcome:
-        """Train."""
+    def command(
+        self, folder: Path, *options: Any, stop: tuple[Any, ...] | None = None
+    ) -> list[Any]:
+        """The command that trains; `stop` is what `StopAt` takes."""
         moment: list[str] = []
         if stop:
-            names = dict(zip(("hook", "number", "how"), stop, strict=True))
+            names = dict(zip(("hook", "number", "how", "rank"), stop, strict=False))
             described = {"class_path": "tests.stopping.StopAt", "init_args": names}
             moment = ["--trainer.callbacks+=" + json.dumps(described)]
-        return call("fit", *self.options, "--trainer.default_root_dir", folder, *options, *moment)
+        place = ("--trainer.default_root_dir", folder)
+        return ["fit", *self.options, *place, *options, *moment]
+
+    def fit(self, folder: Path, *options: Any, stop: tuple[Any, ...] | None = None) -> Outcome:
+        """Train."""
+        return call(*self.command(folder, *options, stop=stop))
 
     def reference(self, *options: Any) -> Path:
         """The run with these options that nothing stopped."""
@@ -263,6 +274,144 @@ class TestResuming:
         assert not [path for path in files_under(run) if path.name.endswith(".partial")]
 
 
+class TestTwoProcesses:
+    """On CPUs: gloo stands in for NCCL, and `tests.sharding` for the strategy fsdp."""
+
+    SETTINGS = (
+        *("--trainer.devices", 2, "--data.batch_size", 3, "--checkpoint.every_n_train_steps", 3),
+        *("--trainer.gradient_clip_val", 0.1, "--model.weight_decay", 0.5),
+    )
+    DDP = (*SETTINGS, "--trainer.strategy", "ddp")
+    FSDP = (*SETTINGS, '--trainer.strategy={"class_path": "tests.sharding.ShardedOnCpu"}')
+
+    def run(self, folder: Path, commands: list[list[Any]]) -> list[list[str]]:
+        """Run commands in two processes; gives what each of them said that these came to."""
+        listed = folder / "commands.json"
+        listed.write_text(json.dumps([[str(part) for part in command] for command in commands]))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.pair", listed],
+                cwd=REPOSITORY,
+                env={
+                    **os.environ,
+                    **{"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        said = [process.communicate(timeout=500) for process in both]
+        assert [process.returncode for process in both] == [0, 0], said
+        return [out.split() for out, _ in said]
+
+    @pytest.mark.timeout(600)
+    def test_end_as_if_they_had_not_stopped(self, course: Course, tmp_path: Path) -> None:
+        crash = ("on_before_zero_grad", 14, "crash")  # in the second of three epochs
+        folders = {
+            name: tmp_path / name for name in ("ddp", "told to stop", "fsdp", "fsdp crashed")
+        }
+        ddp, told, fsdp, crashed = folders.values()
+        ended = self.run(
+            tmp_path,
+            [
+                course.command(ddp, *self.DDP),
+                # Only one of them is told.
+                course.command(told, *self.DDP, stop=("on_train_batch_end", 13, "SIGTERM", 1)),
+                course.command(told, *self.DDP, "--ckpt_path", "last"),
+                course.command(fsdp, *self.FSDP),
+                course.command(crashed, *self.FSDP, stop=crash),
+                course.command(crashed, *self.FSDP, "--ckpt_path", "last"),
+                course.command(ddp, *self.FSDP, "--ckpt_path", "last"),
+            ],
+        )
+        assert ended == [["0", "143", "0", "0", "crash", "0", "2"]] * 2
+        run = Path("lightning_logs", "version_0")
+        assert_same_end(told / run, ddp / run)
+        assert_same_end(crashed / run, fsdp / run)
+        # What is sharded is trained alike: clipped, decayed, and saved as a whole.
+        mine, theirs = (
+            torch.load(folder / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            for folder in (fsdp, ddp)
+        )
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"encoder.qa_outputs.bias"}:  # its gradient is rounding alone
+            torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3)
+        assert TrainedModel.load(crashed / run).null_threshold is None
+
+    def test_fsdp_needs_gpus(self, course: Course, tmp_path: Path) -> None:
+        outcome = course.fit(tmp_path, "--trainer.strategy", "fsdp")
+        assert outcome.status == 2
+        assert "the options of --trainer do not go together" in outcome.err
+        assert "requires a GPU" in outcome.err
+        assert files_under(tmp_path) == []
+
+
+class TestSlurm:
+    @pytest.fixture
+    def asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Pretend to be in job 7; returns the file that its `scontrol` notes down requests in."""
+        in_job = {"JOB_ID": "7", "JOB_NAME": "train", "NTASKS": "1"}
+        for name, value in {**in_job, "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        asked, scontrol = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+        scontrol.parent.mkdir()
+        # SLURM ends a job that it is to start again.
+        scontrol.write_text(f'#!/bin/sh\necho "$@" >> "{asked}"\nkill -TERM $PPID\n')
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+        return asked
+
+    @pytest.mark.parametrize(
+        ("hook", "number"),
+        [("on_before_optimizer_step", 3), ("on_validation_batch_end", 1)],
+    )
+    def test_a_job_out_of_time_goes_on_when_it_is_started_again(
+        self,
+        course: Course,
+        tmp_path: Path,
+        asked: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        hook: str,
+        number: int,
+    ) -> None:
+        options = ("--checkpoint.every_n_train_steps", 1000)
+        whole = course.reference(*options)
+        again = (*options, "--ckpt_path", "hpc")
+        stopped = course.fit(tmp_path, *again, stop=(hook, number, "SIGUSR1"))
+        assert stopped.status == 128 + signal.SIGTERM, stopped.err
+        assert "there is no run of SLURM job 7" in stopped.out
+        assert asked.read_text() == "requeue 7\n"
+        monkeypatch.setenv("SLURM_JOB_ID", "8")  # another job, in the same folder
+        assert course.fit(tmp_path, *again, "--trainer.max_steps", 2).status == 0
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        resumed = course.fit(tmp_path, *again)
+        assert resumed.status == 0, resumed.err
+        runs = tmp_path / "lightning_logs"
+        assert_same_end(runs / "version_0", whole)
+        assert newest_runs_first(runs) == [runs / "version_1", runs / "version_0"]
+
+    def test_a_job_that_is_not_requeued_uses_its_time(
+        self, course: Course, tmp_path: Path, asked: Path
+    ) -> None:
+        (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho not now >&2\nexit 1\n")
+        outcome = course.fit(
+            tmp_path, "--trainer.max_epochs", 1, stop=("on_train_batch_end", 2, "SIGUSR1")
+        )
+        assert outcome.status == 0, outcome.err
+        assert "SLURM job 7 is not requeued: scontrol requeue: not now" in outcome.out
+
+    def test_elsewhere_there_is_no_job_to_go_on_with(self, course: Course, tmp_path: Path) -> None:
+        outcome = course.fit(tmp_path, "--ckpt_path", "hpc")
+        assert outcome.status == 2
+        assert "--ckpt_path last" in outcome.err
+
+
 class TestLast:
     def test_without_a_run_training_begins(self, course: Course, tmp_path: Path) -> None:
         outcome = course.fit(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", 2)
@@ -291,7 +440,7 @@ class TestLast:
             *("--trainer.default_root_dir", tmp_path, "--ckpt_path", "last"),
         )
         assert outcome.status == 0, outcome.err
-        assert f"passed over: --ckpt_path: {last} cannot be loaded" in outcome.out
+        assert f"passed over: {last} cannot be loaded" in outcome.out
         assert f"--ckpt_path last: {run / 'checkpoints' / 'best.ckpt'}" in outcome.out
 
 

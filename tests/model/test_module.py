@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
@@ -323,12 +324,11 @@ def trainer_of(folder: Path, **settings: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **{"max_steps": 1, "limit_val_batches": 0, **settings},
+        **{"logger": False, "max_steps": 1, "limit_val_batches": 0, **settings},
     )
 
 
@@ -444,7 +444,7 @@ class TestCompile:
         assert 1 <= counter.frame_count <= 2  # the number of segments is a power of two
         assert losses == pytest.approx(expected, rel=1e-4)
 
-    def test_a_missing_compiler_is_said_at_once(
+    def test_a_missing_compiler_is_said_before_a_run_folder_is_made(
         self,
         tiny_encoder: Path,
         data: SquadDataModule,
@@ -454,7 +454,8 @@ class TestCompile:
         monkeypatch.setattr("shutil.which", lambda name: None)
         module = QuestionAnsweringModule(str(tiny_encoder), compile=True)
         with pytest.raises(UserError, match=r"--model.compile needs a C\+\+ compiler"):
-            trainer_of(tmp_path).fit(module, datamodule=data)
+            trainer_of(tmp_path, logger=TensorBoardLogger(tmp_path)).fit(module, datamodule=data)
+        assert not (tmp_path / "lightning_logs").exists()
 
 
 def plain_varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
