@@ -1,0 +1,192 @@
+"""python -m qa_lightning serve: answer over HTTP, with a page for the browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from contextlib import suppress
+from importlib.util import find_spec
+
+from qa_lightning.commands.arguments import Parser, number
+from qa_lightning.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m qa_lightning serve lightning_logs/version_0
+  python -m qa_lightning serve MODEL --port 8080 --max_context 20000
+  curl http://127.0.0.1:8000/answer -H 'Content-Type: application/json' \\
+      -d '{"question": "Who wrote it?", "context": "It was Ada Lovelace."}'
+"""
+
+CPU_BATCH = 8
+"""Windows that go through the model at once on a CPU.
+
+The few questions of a batch differ in length. Sorted and in small parts they need half the time
+that they take padded to the longest of all; a GPU has time to spare for padding.
+"""
+
+GRACE = 10
+"""Seconds that open requests are given when the service is ended."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command until it is interrupted; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"serve needs {' and '.join(missing)}: pip install 'qa-lightning[serve]'")
+    # Taken before the model is loaded: a port in use is told at once.
+    with _listen(options.host, options.port) as listener:
+        _serve(listener, options)
+    return 0
+
+
+def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
+    import uvicorn
+    from transformers.utils import logging
+
+    from qa_lightning.answering import BATCH_SIZE, Answerer
+    from qa_lightning.batcher import Batcher
+    from qa_lightning.hardware import best_device
+    from qa_lightning.serving import Limits, create_app
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = options.device or best_device()
+    answerer = Answerer.from_pretrained(
+        options.model,
+        device=device,
+        precision=options.precision,
+        threshold=options.threshold,
+        batch_size=CPU_BATCH if device.startswith("cpu") else BATCH_SIZE,
+    )
+    limits = Limits(body=options.max_body, context=options.max_context)
+    with Batcher(
+        answerer,
+        max_batch=options.max_batch,
+        max_wait=options.max_wait_ms / 1000,
+        max_waiting=options.max_waiting,
+    ) as batcher:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(batcher, limits, [options.host, *options.allow_host]),
+                log_level="warning",
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        print(f"Answering at {_address(listener)} (Ctrl-C ends)", flush=True)
+        with suppress(KeyboardInterrupt):  # uvicorn passes it on once all is closed
+            server.run(sockets=[listener])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m qa_lightning serve",
+        description="Answer questions over HTTP, with a page for the browser. Only this machine "
+        "can reach it, unless --host says otherwise; whoever can reach it may ask.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    positive = number(int, "1 or more", lambda value: value >= 1)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder, a checkpoint, an exported folder, or the name of a DistilBERT "
+        "question-answering model on the hub",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen at; 0.0.0.0 lets the whole network ask (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        type=number(int, "a port from 0 to 65535", lambda value: 0 <= value <= 65535),
+        default=8000,
+        metavar="N",
+        help="0 takes one that is free (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which clients call this machine, besides localhost and IP addresses; may "
+        "be given several times",
+    )
+    parser.add_argument(
+        "--max_body",
+        type=positive,
+        default=1_000_000,
+        metavar="BYTES",
+        help="longest body of a request (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_context",
+        type=positive,
+        default=100_000,
+        metavar="CHARACTERS",
+        help="longest context (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=number(float, "a number", lambda value: value == value),
+        metavar="T",
+        help="null threshold: higher answers more often (default: the model's tuned one, else 0)",
+    )
+    parser.add_argument(
+        "--max_batch",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="questions answered together at most; 1 answers one after the other "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_wait_ms",
+        type=number(float, "from 0 to 1000", lambda value: 0 <= value <= 1000),
+        default=2.0,
+        metavar="MS",
+        help="milliseconds for which a question waits for others to be answered with "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--max_waiting",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="questions that may wait; further ones are turned away with status 503 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--device", help="as torch names it (default: the best there is)")
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="(default: as fit)"
+    )
+    return parser
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; clients that come before the model is loaded wait in its queue."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host}: there is no such address ({error})") from error
+    try:
+        return socket.create_server(where[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}, port {port}: {os.strerror(error.errno or 0)}. "
+            "Choose another --port; 0 takes one that is free"
+        ) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
