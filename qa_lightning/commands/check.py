@@ -43,11 +43,13 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     from qa_lightning.checking import check_files
+    from qa_lightning.data.download import default_cache_dir
     from qa_lightning.data.squad import resolve_source
     from qa_lightning.data.windows import WindowSettings
 
     settings = WindowSettings(options.window, options.overlap, options.max_question_tokens)
-    sources = [resolve_source(file, "train", _downloads()) for file in options.files]
+    downloads = default_cache_dir() / "downloads"
+    sources = [resolve_source(file, "train", downloads) for file in options.files]
     tokenizer, why_none = _tokenizer(options.tokenizer, settings)
     with tempfile.TemporaryDirectory(prefix="qa-lightning-") as folder:
         check = check_files(
@@ -118,12 +120,6 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object, with the ids of all questions"
     )
     return parser
-
-
-def _downloads() -> Path:
-    from qa_lightning.data.datamodule import default_cache_dir
-
-    return default_cache_dir() / "downloads"
 
 
 def _tokenizer(

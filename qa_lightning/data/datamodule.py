@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,11 +20,13 @@ from tqdm.auto import tqdm
 
 from qa_lightning.data.batches import WindowDataset, WindowSampler
 from qa_lightning.data.cache import FORMAT, is_complete, open_windows, save_windows
+from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.squad import (
     ReadReport,
     Source,
     parts,
     read_squad,
+    require_labels,
     resolve_source,
     select,
     split_articles,
@@ -46,14 +47,6 @@ STAGES: Mapping[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
-
-
-def default_cache_dir() -> Path:
-    """Where downloads and tokenised windows are kept, unless `--data.cache_dir` says otherwise."""
-    root = os.environ.get("QA_LIGHTNING_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qa_lightning"
 
 
 @dataclass(frozen=True)
@@ -334,13 +327,8 @@ class SquadDataModule(LightningDataModule):
         return tables
 
     def _check_labels(self, split: Split, folder: Path) -> None:
-        labelled = open_windows(folder).questions.column("labelled").to_numpy()
-        if split != "predict" and not labelled.all():
-            raise UserError(
-                f"{self.source(split).name} holds {int((~labelled).sum()):,} questions that "
-                "neither have answers nor are marked is_impossible: they can be answered "
-                "(predict), but not trained on or scored"
-            )
+        if split != "predict":
+            require_labels(open_windows(folder).questions, self.source(split).name)
 
     def _describe(self, split: Split) -> None:
         windows = self._windows[split]

@@ -55,6 +55,14 @@ OFFICIAL: dict[str, OfficialFile] = {
 }
 
 
+def default_cache_dir() -> Path:
+    """Where downloads and tokenised windows are kept, unless `--data.cache_dir` says otherwise."""
+    root = os.environ.get("QA_LIGHTNING_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qa_lightning"
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal, read in pieces."""
     with path.open("rb") as file:
