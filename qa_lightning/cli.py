@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -26,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from qa_lightning import slurm
 from qa_lightning.callbacks import EvaluationFiles, SaveBestModel
@@ -40,7 +41,8 @@ from qa_lightning.checkpoints import (
     newest_checkpoint,
     newest_runs_first,
 )
-from qa_lightning.data.datamodule import SquadDataModule, default_cache_dir
+from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.data.download import default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.hardware import choose_precision, keep_freed_memory
 from qa_lightning.model.module import QuestionAnsweringModule
