@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 LEARNING_CURVE = "learning_curve.png"
 
-NOT_COMPARED = frozenset(
-    [
-        *("encoder_config", "weights_sha256", "tokenizer", "cache_dir", "num_workers"),
-        *("test", "predict", "max_test_questions", "max_predict_questions", "eval_batch_size"),
-    ]
+COMPARED = (
+    *("pretrained", "learning_rate", "weight_decay", "schedule", "warmup", "dropout"),
+    *("unanswerable_share", "train", "max_train_questions", "train_unanswerable", "window", "seed"),
 )
-"""Hyperparameters that do not tell one training run from another, or say again what others say."""
+"""Hyperparameters of model and data that stand on TensorBoard's HPARAMS page, to compare runs.
+
+Few, because it shows the first five by name alone, unless it is told otherwise. `config.yaml` has
+all of them."""
 
 
 class SaveBestModel(Callback):
@@ -121,12 +122,10 @@ def _log_final_figures(
     data = trainer.datamodule.hparams  # type: ignore[attr-defined]
     every = {**module.hparams, **data}
     compared = {
-        **{name: value for name, value in every.items() if name not in NOT_COMPARED},
-        "max_epochs": trainer.max_epochs,
+        **{name: every[name] for name in COMPARED},
+        "batch_size": data["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches,
+        "epochs": trainer.max_epochs,
         "precision": trainer.precision,
-        "effective_batch_size": (
-            data["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
-        ),
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and final:

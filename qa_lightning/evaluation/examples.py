@@ -112,23 +112,23 @@ def table_of(rows: Sequence[Example], threshold: float) -> str:
         rows: The examples.
         threshold: The null threshold with which they were answered.
     """
-    header = ["", "question", "context", "gold", "predicted", "null odds"]
+    header = ["", "question", "context", "gold", "predicted"]
     return (
-        "In the context, the answer given is **bold**; where none was given, the best one there "
-        f"was is in *italics*. Null odds above {threshold:.4g} mean “no answer”.\n\n"
+        "✓ is right (exact match), ½ shares words with a gold answer. In the context, the answer "
+        "given is **bold**; where none was given, the best one there was is in *italics*. Null "
+        f"odds above {threshold:.4g} mean “no answer”.\n\n"
         + table(header, [_cells(each) for each in rows], of_figures=False)
     )
 
 
 def _cells(example: Example) -> list[str]:
-    verdict = f"½ F1 {100 * example.f1:.0f}" if example.f1 else "✗ wrong"
     marker = "**" if example.predicted else "*"
     marked = f"{marker}{escaped(example.marked)}{marker}" if example.marked else ""
     return [
-        "✓ right" if example.exact else verdict,
+        "✓" if example.exact else "½" if example.f1 else "✗",
         shown(example.question),
         escaped(example.before) + marked + escaped(example.after),
         " / ".join(map(shown, example.golds)) or "no answer",
-        shown(example.predicted) or "no answer",
-        f"{example.null_odds:+.3g}",
+        # In one cell: TensorBoard would squeeze a column of short figures to nothing.
+        f"{shown(example.predicted) or 'no answer'} (null odds {example.null_odds:+.3g})",
     ]
