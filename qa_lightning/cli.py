@@ -20,8 +20,6 @@ from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
     ModelCheckpoint,
-    RichProgressBar,
-    TQDMProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -45,8 +43,10 @@ from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.hardware import choose_precision, keep_freed_memory
+from qa_lightning.insight import Insight
 from qa_lightning.model.module import QuestionAnsweringModule
 from qa_lightning.model.trained import read_checkpoint
+from qa_lightning.progress import progress_bar
 from qa_lightning.run_record import RunRecord, is_of_job
 from qa_lightning.throughput import Throughput
 from qa_lightning.watchdog import FiniteLoss, check_folder, explained
@@ -277,9 +277,9 @@ class QuestionAnsweringCLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
         with_bar = options["enable_progress_bar"] is not False
-        callbacks: list[Callback] = [_progress_bar()] if with_bar else []
+        callbacks: list[Callback] = [progress_bar()] if with_bar else []
         if fitting:
-            callbacks += [FiniteLoss(), RunRecord(), Throughput()]
+            callbacks += [FiniteLoss(), RunRecord(), Throughput(), Insight()]
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",
@@ -325,12 +325,6 @@ class QuestionAnsweringCLI(LightningCLI):
             return {}
         step = self._checkpoint.get(POSITION, {}).get("logger_step", 0)
         return {"version": int(self._run.name.removeprefix("version_")), "purge_step": step}
-
-
-def _progress_bar() -> Callback:
-    if sys.stderr.isatty() and sys.stdout.isatty():
-        return RichProgressBar()
-    return TQDMProgressBar(refresh_rate=50)  # a line each time, in a file
 
 
 def run(args: list[str] | None = None) -> int:

@@ -106,6 +106,7 @@ class TestFit:
             "checkpoints/last.ckpt",
             "config.yaml",
             "hparams.yaml",
+            "learning_curve.png",
             "model/config.json",
             "model/model.safetensors",
             "model/tokenizer.json",
@@ -163,6 +164,7 @@ class TestFit:
         assert f"'no answer': {figures['val/null_share']:.1f} %" in summary
         assert str(fitted.best) in summary
         assert str(fitted.run / "model") in summary
+        assert str(fitted.run / "learning_curve.png") in summary
         assert f"tensorboard --logdir {fitted.run.parent}" in summary
 
     def test_hyperparameters_stand_beside_the_final_figures(self, fitted: Fitted) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import QUIET, TINY_WINDOWS, call
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import options_of, scalars
 from transformers import DistilBertForQuestionAnswering
 
@@ -37,6 +38,9 @@ def test_several_processes_train_save_and_score_as_one(
     assert "EM " in fitted.stdout + fitted.stderr
     run = tmp_path / "lightning_logs" / "version_0"
     DistilBertForQuestionAnswering.from_pretrained(run / "model")
+    assert (run / "learning_curve.png").is_file()
+    events = EventAccumulator(str(run)).Reload()
+    assert len(events.Tensors("val/examples/text_summary")) == len(events.Scalars("val/exact"))
 
     scored = [
         *("--data.val", squad_files["val"], *QUIET, *TINY_WINDOWS),

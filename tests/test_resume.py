@@ -48,12 +48,12 @@ def as_if_killed() -> Iterator[None]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of every curve that time does not enter."""
+    """Steps and values of every curve that time does not enter, and steps of the figures."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
-    return {
+    return {"figures": [(image.step, 0.0) for image in events.Images("val/no_answer")]} | {
         name: [(point.step, point.value) for point in events.Scalars(name)]
         for name in events.Tags()["scalars"]
         if name.startswith(("train/", "val/", "lr"))
@@ -91,6 +91,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
                 for history in (mine["callbacks"][name]["history"], state["history"])
             ]
             assert timeless[0] == timeless[1]
+            assert mine["callbacks"][name]["losses"] == state["losses"]
         if name.startswith("ModelCheckpoint"):
             assert same(mine["callbacks"][name]["best_model_score"], state["best_model_score"])
     best = [
