@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from qa_lightning.commands.arguments import Parser, number
+from qa_lightning.commands.arguments import Parser, number, quieten
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from qa_lightning.answering import Answer, Answerer
 
 AT_ONCE = 1000
-"""Questions of a file that are answered together."""
+"""JSON lines that are answered together; a SQuAD file is answered as a whole, as by `predict`."""
 
 EXAMPLES = """\
 examples:
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     if options.input is None and options.question is None and options.context == "-":
         raise UserError("--context - reads the context where questions would be typed: give one")
     context = None if options.context is None else _context(options.context)
-    _quieten()
+    quieten()
     from qa_lightning.answering import Answerer
 
     answerer = Answerer.from_pretrained(
@@ -173,7 +173,7 @@ def _show(question: str, context: str, answer: Answer, options: argparse.Namespa
 def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
     """Answer all questions of a file, in its order, as JSON lines."""
     squad = name.endswith((".json", ".gz"))
-    for batch in _in_parts(_squad(name) if squad else _json_lines(name)):
+    for batch in [list(_squad(name))] if squad else _in_parts(_json_lines(name)):
         found = answerer([one[1] for one in batch], [one[2] for one in batch], top_k=top_k)
         for (identity, question, _), answer in zip(batch, found, strict=True):
             line = {"id": identity, "question": question, **asdict(answer)}
@@ -232,11 +232,3 @@ def _in_parts(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
             part = []
     if part:
         yield part
-
-
-def _quieten() -> None:
-    """Leave standard error to what a person needs to read."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

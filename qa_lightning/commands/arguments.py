@@ -1,4 +1,4 @@
-"""What the commands' options have in common."""
+"""What the commands have in common."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def number(kind: Callable[[str], _N], what: str, fits: Callable[[_N], bool]) -> 
         return value
 
     return read
+
+
+def quieten() -> None:
+    """Leave standard error to what a person needs to read; transformers is imported for it."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

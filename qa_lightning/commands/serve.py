@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
-from qa_lightning.commands.arguments import Parser, number
+from qa_lightning.commands.arguments import Parser, number, quieten
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
@@ -44,15 +44,13 @@ def run(arguments: list[str]) -> int:
 
 def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
-    from transformers.utils import logging
 
     from qa_lightning.answering import BATCH_SIZE, Answerer
     from qa_lightning.batcher import Batcher
     from qa_lightning.hardware import best_device
     from qa_lightning.serving import Limits, create_app
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten()
     device = options.device or best_device()
     answerer = Answerer.from_pretrained(
         options.model,
