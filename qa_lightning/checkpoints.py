@@ -51,10 +51,10 @@ PARTIAL = ".partial"
 class Interrupted(Exception):
     """Training was asked to stop, and did so between two steps."""
 
-    def __init__(self, signum: int) -> None:
-        """Remember the signal."""
+    def __init__(self, signum: int, written: bool) -> None:
+        """Remember the signal, and whether there is a checkpoint to go on from."""
         super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
+        self.signum, self.written = signum, written
 
 
 # ------------------------------------------------------------------------------ files
@@ -334,6 +334,11 @@ class LastCheckpoint(Callback):
         if not saved:
             rank_zero_warn("the checkpoint does not say how far training had come in its epoch")
             return
+        if SHARDED not in saved:
+            raise UserError(
+                "this checkpoint was written by an earlier version: it can be used "
+                "(--model.pretrained with its model folder), but not gone on from"
+            )
         saved.pop(SHARDED)
         states = saved.pop("random")
         self._random = states[trainer.global_rank % len(states)]
@@ -503,7 +508,7 @@ class LastCheckpoint(Callback):
         """
         agree = trainer.strategy.reduce_boolean_decision
         if agree(self._signal is not None, all=False):
-            raise Interrupted(self._signal or signal.SIGTERM)
+            raise Interrupted(self._signal or signal.SIGTERM, self.write)
         if self._job is None or not agree(self._requeue, all=False):
             return
         job, self._job = self._job, None  # once is enough

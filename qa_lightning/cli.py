@@ -353,19 +353,17 @@ def run(args: list[str] | None = None) -> int:
     try:
         QuestionAnsweringCLI(args)
     except SIGTERMException:
-        return _stopped(signal.SIGTERM)
+        return _stopped(signal.SIGTERM, written=False)
     except Interrupted as stop:
-        return _stopped(stop.signum)
+        return _stopped(stop.signum, stop.written)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _stopped(signum: int) -> int:
-    print(
-        f"stopped by {signal.Signals(signum).name} between two steps; {LAST} is written: "
-        "the same command with --ckpt_path last goes on",
-        file=sys.stderr,
-    )
+def _stopped(signum: int, written: bool) -> int:
+    goes_on = f"; {LAST} is written: the same command with --ckpt_path last goes on"
+    name = signal.Signals(signum).name
+    print(f"stopped by {name} between two steps{goes_on if written else ''}", file=sys.stderr)
     return 128 + signum
