@@ -1,0 +1,118 @@
+"""python -m qa_lightning export: write a model for others to use."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qa_lightning.commands.arguments import Parser
+from qa_lightning.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m qa_lightning export lightning_logs/version_0 my-model
+  python -m qa_lightning export lightning_logs/version_0 my-model --data dev.json
+  python -m qa_lightning export lightning_logs/version_0 my-model --onnx --int8 --data dev.json
+  python -m qa_lightning export lightning_logs/version_0 my-model --push OWNER/my-model
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.int8 and not options.onnx:
+        raise UserError("--int8 rounds the ONNX model: give --onnx too")
+    if options.int8 and options.data is None:
+        raise UserError(
+            "--int8 changes answers, so it is to be measured: give labelled questions with --data"
+        )
+    if options.private and options.push is None:
+        raise UserError("--private is about the hub: give --push NAME too")
+    _quieten()
+    from qa_lightning.exporting import export
+    from qa_lightning.hub import check_upload, upload
+    from qa_lightning.model_card import Stated
+
+    if options.push is not None:
+        check_upload(options.push)
+    export(
+        options.model,
+        options.out,
+        Stated(
+            name=options.name or options.push or options.out.resolve().name,
+            license=options.license,
+            language=options.language,
+            base_model=options.base_model,
+            notes=None if options.notes is None else _text(options.notes),
+        ),
+        data=options.data,
+        onnx=options.onnx,
+        int8=options.int8,
+        overwrite=options.overwrite,
+        say=print,
+    )
+    if options.push is not None:
+        upload(options.out, options.push, private=options.private, say=print)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m qa_lightning export",
+        description="Write a model as a Hugging Face folder: weights, tokenizer, null threshold "
+        "and a model card; if asked for, as ONNX too, and onto the hub.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder (the model card says most of that), a checkpoint, an exported folder, "
+        "or the name of a DistilBERT question-answering model on the hub",
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        type=Path,
+        help="labelled questions in SQuAD's format: score the model on them, for its card",
+    )
+    parser.add_argument(
+        "--onnx", action="store_true", help="write model.onnx too, compared with torch's model"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="and model_int8.onnx: a quarter of the size, scored on --data beside the original",
+    )
+    card = parser.add_argument_group("what the model card cannot know")
+    card.add_argument("--name", help="the model's name (default: that of --push, else of OUT)")
+    card.add_argument("--license", help="its licence, as the hub names it, such as apache-2.0")
+    card.add_argument("--language", help="code of its language, such as en")
+    card.add_argument("--base_model", metavar="NAME", help="the hub's name of the encoder")
+    card.add_argument(
+        "--notes",
+        metavar="FILE",
+        type=Path,
+        help="what else to say, such as how the data came about: Markdown, taken as it is",
+    )
+    hub = parser.add_argument_group("the hub")
+    hub.add_argument("--push", metavar="NAME", help="upload the folder as the model OWNER/NAME")
+    hub.add_argument("--private", action="store_true", help="make that model private, if it is new")
+    return parser
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--notes {path} cannot be read as text in UTF-8: {error}") from error
+
+
+def _quieten() -> None:
+    """Leave standard error to what a person needs to read."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,86 @@
+"""A model's folder onto the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.errors import UserError
+
+
+def check_upload(name: str) -> None:
+    """Refuse an upload that cannot work, before anything else is done.
+
+    Args:
+        name: OWNER/NAME, or NAME for a model of one's own.
+
+    Raises:
+        UserError: the name is none, the network is forbidden, or nobody is logged in.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"--push {name}: not the name of a model on the hub: {error}") from error
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("--push: HF_HUB_OFFLINE forbids the network; unset it")
+    if get_token() is None:
+        raise UserError(
+            "--push: nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN to a "
+            "token that may write"
+        )
+
+
+def upload(
+    folder: Path, name: str, *, private: bool = False, say: Callable[[str], Any] = lambda line: None
+) -> None:
+    """Upload a folder as a model of the hub, which is made if there is none of that name.
+
+    Args:
+        folder: What `export` wrote.
+        name: See `check_upload`.
+        private: Make it private, if it is new.
+        say: Told the model's address.
+
+    Raises:
+        UserError: see `check_upload`; or the hub cannot be reached, or refuses.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    check_upload(name)
+    api = HfApi()
+    try:
+        # None leaves it to the owner's settings.
+        repository = api.create_repo(name, private=private or None, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository.repo_id, folder_path=folder, commit_message="Upload the model"
+        )
+    except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder} is written, but {api.endpoint} did not take it as {name}: "
+            f"{_reason(error)} When that is mended: hf upload {name} {folder}"
+        ) from error
+    say(f"uploaded: {repository}")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, and what to do about it."""
+    from httpx2 import TransportError
+
+    said = str(getattr(error, "server_message", None) or error).strip().rstrip(".")
+    if isinstance(error, TransportError):
+        return f"{said}. Is there a network?"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    advice = {
+        400: f"it refused what was sent: {said}.",
+        401: "it does not know the token. Run `hf auth login`, or set HF_TOKEN.",
+        403: "the token may not write there. Make one that may, or take another owner or name.",
+        404: "there is no such place for this token. Is the owner's name right?",
+    }
+    return advice.get(status or 0, f"{said} (status {status})." if status else f"{said}.")
