@@ -182,7 +182,10 @@ class QuestionAnsweringCLI(LightningCLI):
         path = options.get("ckpt_path")
         if not path or path in ("best", "registry"):
             return
-        self._checkpoint = read_checkpoint(path)
+        try:
+            self._checkpoint = read_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"--ckpt_path: {error}") from error
         hyperparameters = dict(self._checkpoint["hyper_parameters"])
         for name, value in hyperparameters.items():
             if name in options["model"]:
