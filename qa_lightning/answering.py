@@ -32,7 +32,7 @@ from qa_lightning.hardware import best_device, choose_precision
 from qa_lightning.model.attention import use_window_attention
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import padded_logits
-from qa_lightning.model.trained import TrainedModel
+from qa_lightning.model.trained import TrainedModel, Use
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
@@ -137,7 +137,8 @@ class Answerer:
 
         Args:
             model: A run's folder, a checkpoint, an exported folder or the name of a model on the
-                hub; see `TrainedModel.load`.
+                hub; see `TrainedModel.load`. Or an ONNX model, as `export --onnx` writes it, with
+                tokenizer and config.json beside it.
             device: As torch names it; the best that there is by default.
             precision: "32-true", "bf16-mixed" or "16-mixed"; by default what `fit` and `predict`
                 choose on this hardware.
@@ -147,18 +148,34 @@ class Answerer:
         Raises:
             UserError: there is no such model or device.
         """
-        trained = TrainedModel.load(model)
-        if threshold is None:
-            threshold = trained.null_threshold or 0.0
-        logits = model_logits(trained.encoder, device, precision)
-        return cls(logits, trained.tokenizer, trained.windows, threshold=threshold, **options)
+        path = Path(model).expanduser()
+        use: TrainedModel | Use
+        if path.suffix == ".onnx":
+            if device not in (None, "cpu") or precision is not None:
+                raise UserError(f"{model}: an ONNX model runs on the CPU, at its own precision")
+            from qa_lightning.onnx_model import onnx_logits
 
-    @overload
-    def __call__(self, question: str, context: str, **options: Any) -> Answer: ...
+            logits, use = onnx_logits(path), Use.of_folder(str(path.parent))
+        else:
+            use = TrainedModel.load(model)
+            logits = model_logits(use.encoder, device, precision)
+        if threshold is None:
+            threshold = use.null_threshold or 0.0
+        return cls(logits, use.tokenizer, use.windows, threshold=threshold, **options)
 
     @overload
     def __call__(
-        self, question: Sequence[str], context: str | Sequence[str], **options: Any
+        self, question: str, context: str, *, top_k: int = ..., threshold: float | None = ...
+    ) -> Answer: ...
+
+    @overload
+    def __call__(
+        self,
+        question: Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = ...,
+        threshold: float | None = ...,
     ) -> list[Answer]: ...
 
     def __call__(
@@ -258,7 +275,7 @@ def model_logits(
     """
     try:
         where = torch.device(device or best_device())
-        encoder = encoder.to(where).eval()
+        encoder.eval().to(where)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {error}") from error
     precision = precision or choose_precision(where.type)[0]

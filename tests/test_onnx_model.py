@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning import onnx_model
-from qa_lightning.answering import Logits, model_logits
+from qa_lightning.answering import Answerer, Logits, model_logits
 from qa_lightning.data.batches import Batch, BatchSize
 from qa_lightning.data.squad import unlabelled
 from qa_lightning.data.windows import WindowSettings, make_windows
@@ -123,6 +125,55 @@ def test_several_threads_may_use_one_model(written: Written) -> None:
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(logits, batches))
     assert all(map(torch.equal, alone, together))
+
+
+class TestAnswerer:
+    """An ONNX model answers as its folder does."""
+
+    @pytest.fixture
+    def folder(self, written: Written, tiny_encoder: Path, tmp_path: Path) -> Path:
+        trained = TrainedModel.load(tiny_encoder)
+        with torch.no_grad():
+            trained.encoder.qa_outputs.weight.mul_(100)
+        settings = WindowSettings(64, 16, 16)
+        folder = tmp_path / "model"
+        TrainedModel(trained.encoder, trained.tokenizer, settings, 0.75, "").save(folder)
+        shutil.copy(written.plain, folder)
+        return folder
+
+    def test_answers_are_those_of_the_folder(self, folder: Path) -> None:
+        ours = Answerer.from_pretrained(folder / "model.onnx")
+        theirs = Answerer.from_pretrained(folder, device="cpu", precision="32-true")
+        assert ours.threshold == theirs.threshold == 0.75
+        assert ours.windows == theirs.windows == WindowSettings(64, 16, 16)
+        questions = ["who?", "where is the museum of rome?", "when was oslo founded?"] * 4
+        contexts = [f"{number} people built a bridge. " * number for number in range(1, 13)]
+        for one, other in zip(ours(questions, contexts), theirs(questions, contexts), strict=True):
+            assert (one.text, one.start, one.end) == (other.text, other.start, other.end)
+            assert one.null_odds == pytest.approx(other.null_odds, abs=1e-3)
+
+    def test_a_threshold_may_be_given(self, folder: Path) -> None:
+        model = str(folder / "model.onnx")
+        assert Answerer.from_pretrained(model, threshold=-1.5).threshold == -1.5
+
+    @pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "bf16-mixed"}])
+    def test_it_has_a_place_and_a_precision_of_its_own(
+        self, folder: Path, options: dict[str, str]
+    ) -> None:
+        with pytest.raises(UserError, match="runs on the CPU, at its own precision"):
+            Answerer.from_pretrained(folder / "model.onnx", **options)
+
+    def test_what_belongs_beside_it(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "null_threshold": "high"}))
+        with pytest.raises(UserError, match=r"config\.json: null_threshold must be a number"):
+            Answerer.from_pretrained(folder / "model.onnx")
+        (folder / "config.json").unlink()
+        with pytest.raises(UserError, match=r"holds no config\.json"):
+            Answerer.from_pretrained(folder / "model.onnx")
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(UserError, match="holds no tokenizer"):
+            Answerer.from_pretrained(folder / "model.onnx")
 
 
 class TestLargestDifference:

@@ -54,7 +54,7 @@ def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
     device = options.device or best_device()
     answerer = Answerer.from_pretrained(
         options.model,
-        device=device,
+        device=options.device,
         precision=options.precision,
         threshold=options.threshold,
         batch_size=CPU_BATCH if device.startswith("cpu") else BATCH_SIZE,

@@ -313,13 +313,9 @@ def load_encoder(
     config.update(changes or {})
     model = _new_model(config, where=str(folder / "config.json"))
     _fill(model, weights, weights_file)
-    threshold = source.get(NULL_THRESHOLD)
+    threshold = read_null_threshold(source, str(folder / "config.json"))
     if threshold is not None:
-        if not isinstance(threshold, int | float) or not math.isfinite(threshold):
-            raise UserError(
-                f"{folder / 'config.json'}: {NULL_THRESHOLD} must be a number, not {threshold!r}"
-            )
-        setattr(model.config, NULL_THRESHOLD, float(threshold))
+        setattr(model.config, NULL_THRESHOLD, threshold)
     return model
 
 
@@ -357,6 +353,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a model's configuration: it holds no JSON object.")
     return config
+
+
+def read_null_threshold(config: Mapping[str, Any], where: str) -> float | None:
+    """The tuned null threshold of a configuration, None if it has none.
+
+    Args:
+        config: see `read_config`.
+        where: the file, for the message.
+
+    Raises:
+        UserError: it is not a number.
+    """
+    threshold = config.get(NULL_THRESHOLD)
+    if threshold is None:
+        return None
+    if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise UserError(f"{where}: {NULL_THRESHOLD} must be a number, not {threshold!r}")
+    return float(threshold)
 
 
 def _distilbert_config_of_bert(bert: Mapping[str, Any], folder: Path) -> dict[str, Any]:

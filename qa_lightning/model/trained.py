@@ -19,6 +19,7 @@ from qa_lightning.model.encoder import (
     load_encoder,
     load_tokenizer,
     read_config,
+    read_null_threshold,
     resolve,
     restore_tokenizer,
 )
@@ -32,6 +33,43 @@ WINDOWS = "windows"
 
 _OF_LABELS = ("every_answer",)
 """Window settings that concern labels only."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a saved model's folder says of its use, beside the weights.
+
+    Attributes:
+        tokenizer: Its tokenizer.
+        windows: How questions and contexts become windows.
+        null_threshold: The tuned null threshold; None if none was tuned.
+    """
+
+    tokenizer: FastTokenizer
+    windows: WindowSettings
+    null_threshold: float | None
+
+    @classmethod
+    def of_folder(cls, name: str) -> Use:
+        """Read it.
+
+        Args:
+            name: The folder, or the name of a model on the hub.
+
+        Raises:
+            UserError: there is no such folder, it holds no tokenizer, or config.json is damaged.
+        """
+        tokenizer = load_tokenizer(name)
+        where = resolve(name) / "config.json"
+        config = read_config(where.parent)
+        threshold = read_null_threshold(config, str(where))
+        if WINDOWS in config:
+            return cls(tokenizer, _window_settings(config[WINDOWS], str(where)), threshold)
+        # Of another project: the usual ones, as far as they fit.
+        usual, most = WindowSettings(), tokenizer.model_max_length
+        if most < usual.window:
+            usual = WindowSettings(most, most // 4, most // 4)
+        return cls(tokenizer, usual, threshold)
 
 
 @dataclass(frozen=True)
@@ -115,18 +153,9 @@ class TrainedModel:
     @classmethod
     def _of_folder(cls, name: str) -> TrainedModel:
         encoder = load_encoder(name, trained=True)
-        tokenizer = load_tokenizer(name)
-        check_vocabulary(encoder, tokenizer)
-        where = resolve(name) / "config.json"
-        settings = read_config(where.parent).get(WINDOWS)
-        if settings is None:  # of another project: the usual ones, as far as they fit
-            most = encoder.config.max_position_embeddings
-            usual = WindowSettings()
-            windows = usual if most >= usual.window else WindowSettings(most, most // 4, most // 4)
-        else:
-            windows = _window_settings(settings, str(where))
-        threshold = getattr(encoder.config, NULL_THRESHOLD, None)
-        return cls(encoder, tokenizer, windows, threshold, name)
+        use = Use.of_folder(name)
+        check_vocabulary(encoder, use.tokenizer)
+        return cls(encoder, use.tokenizer, use.windows, use.null_threshold, name)
 
     def save(self, folder: Path) -> None:
         """Save model and tokenizer as a Hugging Face folder, with threshold and window settings."""
