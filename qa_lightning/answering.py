@@ -163,8 +163,8 @@ class Answerer:
             threshold = use.null_threshold or 0.0
         return cls(logits, use.tokenizer, use.windows, threshold=threshold, **options)
 
-    @overload
-    def __call__(
+    @overload  # a str is a Sequence[str] too, which the second would take for questions
+    def __call__(  # type: ignore[overload-overlap]
         self, question: str, context: str, *, top_k: int = ..., threshold: float | None = ...
     ) -> Answer: ...
 
