@@ -247,7 +247,9 @@ else:
                 f"{' and '.join(f'`{one}`' for one in onnx)} take `input_ids` and `attention_mask` "
                 "(int64, `[windows, tokens]`) and give `start_logits` and `end_logits` (float32, "
                 "`[windows, tokens]`, minus infinity at padding). In a downloaded folder, "
-                f'`Answerer.from_pretrained("FOLDER/{onnx[-1]}")` runs them with onnxruntime.'
+                f'`Answerer.from_pretrained("FOLDER/{onnx[-1]}")` runs them with onnxruntime. '
+                "With weights of 8 bits a window's logits depend a little on the others in its "
+                "batch."
             )
         return blocks
 
@@ -397,9 +399,8 @@ else:
             "It believes the text: it says what stands there, whether or not that is true.",
             f"A question is read up to {windows.max_question_tokens} tokens. A text longer than "
             f"{windows.window} tokens is read in overlapping windows, each on its own.",
-            "Whether there is an answer is what such models are worst at, and the null threshold "
-            "suits questions like those that it was tuned on: on other texts, choose it anew on "
-            "questions of your own.",
+            "The null threshold suits questions like those that it was tuned on: on other texts, "
+            "choose it anew on questions of your own.",
             "Its probabilities are a softmax over the candidates of one question, not calibrated"
             + (
                 "; how sure it was and how often right stands under the scores."

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard as HubCard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning import model_card
@@ -204,7 +204,11 @@ def test_what_concerns_nobody_else_stays_out(trained: TrainedModel, name: str, s
     assert rows(text, "data")[0][1].endswith(shown)
 
 
-@given(st.text(max_size=30), st.text(max_size=30))
+PRINTABLE = st.characters(codec="utf-8", categories=["L", "N", "P", "S"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30), st.text(PRINTABLE, max_size=30))
 def test_odd_names_break_neither_front_matter_nor_tables(
     trained: TrainedModel, name: str, license: str
 ) -> None:
