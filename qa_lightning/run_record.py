@@ -103,7 +103,11 @@ class RunRecord(Callback):
             },
             "slurm_job": slurm.job(),
             "data": {
-                split: {"name": data.source(split).name, "sha256": data.source(split).digest}
+                split: {
+                    "name": data.source(split).name,
+                    "sha256": data.source(split).digest,
+                    "questions": data.windows(split).questions.num_rows,
+                }
                 for split in splits
             },
             "tokenizer": {"sha256": hashlib.sha256(tokenizer.encode()).hexdigest()},

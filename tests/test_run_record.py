@@ -54,6 +54,7 @@ def test_what_it_holds(
         assert first["data"][split] == {
             "name": str(squad_files[split]),
             "sha256": hashlib.sha256(content).hexdigest(),
+            "questions": content.count(b'"question"'),
         }
     batch = {"batch_size": 4, "processes": 1, "nodes": 1, "accumulated": 3, "effective": 12}
     assert first["batch"] == batch
