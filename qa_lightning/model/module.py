@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from qa_lightning import hardware
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
@@ -286,6 +287,12 @@ class QuestionAnsweringModule(LightningModule):
         In place, so that the weights keep their names. Rows of packed windows have one shape, and
         the code is made for it; that for padded batches takes any.
         """
+        single = self.device.type == "cpu" and self.trainer.precision == "32-true"
+        if single and hardware.mkl_leaves_width_unused():
+            rank_zero_warn(
+                "compiled code multiplies float32 with MKL, which leaves half of this CPU unused: "
+                "--model.compile false is faster"
+            )
         packed = self.datamodule.hparams["batching"] == "packed"
         self.encoder.distilbert.compile(dynamic=not packed)
 
