@@ -235,7 +235,7 @@ if null_score - scores.max() > {threshold!r}:  # the null threshold
 else:
     print(context[characters[first][0] : characters[last][1]])"""
         blocks = [
-            "With `qa_lightning` (`pip install qa-lightning`), which cuts long texts into windows "
+            "With the Python package `qa_lightning`, which cuts long texts into windows "
             "as in training and gives the answers that were scored here:",
             f"```python\n{with_package}\n```",
             "Without it, for a text that fits into one window:",
