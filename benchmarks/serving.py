@@ -147,15 +147,21 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--questions", type=int, default=320, help="of the file, a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--precision", help="as for `serve`; 32-true rounds least"
+    )
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
 
     asked = read_questions(given.data, given.questions)
     questions, contexts = [one.question for one in asked], [one.context for one in asked]
-    expected = Answerer.from_pretrained(given.model)(questions, contexts)
+    expected = Answerer.from_pretrained(given.model, precision=given.precision)(questions, contexts)
     rows, rounds = [], []
     with ExitStack() as stack:
-        services = {way: start(given.model, options, stack) for way, options in WAYS.items()}
+        precision = [] if given.precision is None else ["--precision", given.precision]
+        services = {
+            way: start(given.model, [*options, *precision], stack) for way, options in WAYS.items()
+        }
         for address in services.values():
             load(address, asked[:32], max(given.clients), expected[:32])  # warm up
         for clients in given.clients:
