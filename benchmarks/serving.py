@@ -147,9 +147,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--questions", type=int, default=320, help="of the file, a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--precision", help="as for `serve`; 32-true rounds least"
-    )
+    parser.add_argument("--precision", help="as for `serve`; 32-true rounds least")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
 
