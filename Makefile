@@ -30,7 +30,7 @@ fit: $(INSTALLED) $(ENCODER)
 	@echo 'What to do next:'
 	@echo '  . $(VENV)/bin/activate                  use the environment in this shell'
 	@echo '  tensorboard --logdir lightning_logs     see the curves of this run'
-	@echo '  python -m qa_lightning answer lightning_logs/version_0 --context examples/library.txt'
+	@echo '  python -m qa_lightning answer lightning_logs/version_0 --context examples/railways.txt'
 	@echo '                                          ask the model'
 	@echo '  python -m qa_lightning fit --help       every option'
 	@echo '  python -m qa_lightning fit              the full recipe: SQuAD 2.0 (wants a GPU)'
