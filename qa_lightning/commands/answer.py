@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from qa_lightning.commands.arguments import Parser, number, quieten
+from qa_lightning.commands.arguments import Parser, add_model_options, number, quieten
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,12 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run's folder, a checkpoint, an exported folder, or the name of a DistilBERT "
-        "question-answering model on the hub",
-    )
-    parser.add_argument(
         "--question", action="append", help="what to ask; may be given several times"
     )
     parser.add_argument(
@@ -94,16 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="show so many candidates (default: 1)",
     )
-    parser.add_argument(
-        "--threshold",
-        type=number(float, "a number", lambda value: value == value),
-        metavar="T",
-        help="null threshold: higher answers more often (default: the model's tuned one, else 0)",
-    )
-    parser.add_argument("--device", help="as torch names it (default: the best there is)")
-    parser.add_argument(
-        "--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="(default: as fit)"
-    )
+    add_model_options(parser)
     return parser
 
 

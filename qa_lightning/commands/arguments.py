@@ -46,6 +46,26 @@ def number(kind: Callable[[str], _N], what: str, fits: Callable[[_N], bool]) -> 
     return read
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told which model answers, and how: what `Answerer.from_pretrained` takes."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder, a checkpoint, an exported folder, its model.onnx, or the name of a "
+        "DistilBERT question-answering model on the hub",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=number(float, "a number", lambda value: value == value),
+        metavar="T",
+        help="null threshold: higher answers more often (default: the model's tuned one, else 0)",
+    )
+    parser.add_argument("--device", help="as torch names it (default: the best there is)")
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="(default: as fit)"
+    )
+
+
 def quieten() -> None:
     """Leave standard error to what a person needs to read; transformers is imported for it."""
     from transformers.utils import logging

@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
-from qa_lightning.commands.arguments import Parser, number, quieten
+from qa_lightning.commands.arguments import Parser, add_model_options, number, quieten
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
@@ -91,12 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     positive = number(int, "1 or more", lambda value: value >= 1)
     parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run's folder, a checkpoint, an exported folder, or the name of a DistilBERT "
-        "question-answering model on the hub",
-    )
-    parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
@@ -132,12 +126,6 @@ def _parser() -> argparse.ArgumentParser:
         help="longest context (default: %(default)s)",
     )
     parser.add_argument(
-        "--threshold",
-        type=number(float, "a number", lambda value: value == value),
-        metavar="T",
-        help="null threshold: higher answers more often (default: the model's tuned one, else 0)",
-    )
-    parser.add_argument(
         "--max_batch",
         type=positive,
         default=32,
@@ -161,10 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         help="questions that may wait; further ones are turned away with status 503 "
         "(default: %(default)s)",
     )
-    parser.add_argument("--device", help="as torch names it (default: the best there is)")
-    parser.add_argument(
-        "--precision", choices=["32-true", "bf16-mixed", "16-mixed"], help="(default: as fit)"
-    )
+    add_model_options(parser)
     return parser
 
 
