@@ -210,9 +210,9 @@ class EvaluationFiles(Callback):
         """Gather the windows of all processes and write the files, on the first process alone."""
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
         folder = self.folder or Path(trainer.log_dir or ".")  # broadcast: asked for by everyone
-        with module.metric.sync_context():
-            answers = module.metric.answers()
-        if not trainer.is_global_zero:
+        with module.metric.sync_context():  # all processes join in; one has a use for it
+            answers = module.metric.answers() if trainer.is_global_zero else None
+        if answers is None:
             return
         windows = module.datamodule.windows(split)
         threshold = module.threshold_in_force

@@ -77,10 +77,9 @@ class Insight(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not boards:
             return
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
-        with module.metric.sync_context():  # all processes join in
-            answers = module.metric.answers()
-        if trainer.is_global_zero:
-            self._show(trainer, module, answers)
+        with module.metric.sync_context():  # all processes join in; one has a use for it
+            if trainer.is_global_zero:
+                self._show(trainer, module, module.metric.answers())
 
     def _show(self, trainer: Trainer, module: QuestionAnsweringModule, answers: Answers) -> None:
         windows, threshold = module.datamodule.windows("val"), module.threshold_in_force

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qa_lightning.commands.arguments import Parser
+from qa_lightning.commands.arguments import Parser, quieten
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
         )
     if options.private and options.push is None:
         raise UserError("--private is about the hub: give --push NAME too")
-    _quieten()
+    quieten()
     from qa_lightning.exporting import export
     from qa_lightning.hub import check_upload, upload
     from qa_lightning.model_card import Stated
@@ -108,11 +108,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--notes {path} cannot be read as text in UTF-8: {error}") from error
-
-
-def _quieten() -> None:
-    """Leave standard error to what a person needs to read."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -111,8 +111,8 @@ class QuestionAnsweringModule(LightningModule):
                 0 to 1; null leaves it as it is in the data. For questions of which another share
                 is unanswerable than of the training questions: half of SQuAD 2.0's dev set is, and
                 a third of its training set. The null threshold is tuned for the same share.
-            compile: Compile the encoder for training with torch.compile: faster steps after a
-                slow start. Evaluation runs it as it is.
+            compile: Compile the encoder for training with torch.compile: a slow start, for steps
+                that may be faster. Evaluation runs it as it is.
         """
         super().__init__()
         for name, value, legal in (
@@ -290,8 +290,8 @@ class QuestionAnsweringModule(LightningModule):
         single = self.device.type == "cpu" and self.trainer.precision == "32-true"
         if single and hardware.mkl_leaves_width_unused():
             rank_zero_warn(
-                "compiled code multiplies float32 with MKL, which leaves half of this CPU unused: "
-                "--model.compile false is faster"
+                "compiled code multiplies float32 with MKL, which leaves half of this CPU unused; "
+                "with --model.compile false oneDNN does it"
             )
         packed = self.datamodule.hparams["batching"] == "packed"
         self.encoder.distilbert.compile(dynamic=not packed)
