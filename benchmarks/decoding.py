@@ -28,7 +28,7 @@ from qa_lightning.data.squad import read_squad
 from qa_lightning.data.windows import WindowSettings, make_windows
 from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
 from qa_lightning.model.encoder import load_tokenizer
-from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.training.module import QuestionAnsweringModule
 
 BATCH_SIZE = 64
 N_BEST = 20

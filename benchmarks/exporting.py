@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from report import record
 
-from qa_lightning.answering import Logits, model_logits
-from qa_lightning.exporting import INT8, ONNX, read_labelled, same_answers, score
-from qa_lightning.model.trained import TrainedModel
-from qa_lightning.onnx_model import largest_difference, onnx_logits, quantise, write_onnx
+from qa_lightning.export.hub_folder import INT8, ONNX, read_labelled, same_answers, score
+from qa_lightning.export.onnx import largest_difference, onnx_logits, quantise, write_onnx
+from qa_lightning.inference.answerer import Logits, model_logits
+from qa_lightning.model.trained_model import TrainedModel
 
 
 def main() -> int:

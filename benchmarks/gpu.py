@@ -25,9 +25,9 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from report import record
 
-from qa_lightning.data.datamodule import SquadDataModule
-from qa_lightning.model.module import QuestionAnsweringModule
-from qa_lightning.throughput import Throughput, measure_peak
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QuestionAnsweringModule
+from qa_lightning.training.throughput import Throughput, measure_peak
 
 SQUAD_WINDOWS = 131_754
 """Windows of 384 tokens of the official SQuAD 2.0 training set."""

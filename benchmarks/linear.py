@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from report import record
 
-from qa_lightning import hardware
+from qa_lightning.model import hardware
 from qa_lightning.model.linear import linear
 
 TOKENS = 16 * 176

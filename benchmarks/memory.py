@@ -29,7 +29,7 @@ from report import record
 STEPS = 20
 TIMED = """
 import sys, time
-from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.training.datamodule import SquadDataModule
 prepare = SquadDataModule._prepare
 def timed(self, split, folder):
     begin = time.perf_counter()

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from report import record
 
-from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.training.datamodule import SquadDataModule
 
 WAYS = ("random", "grouped", "packed")
 

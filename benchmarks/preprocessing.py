@@ -32,10 +32,10 @@ from report import record
 from transformers import PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
-from qa_lightning.data.cache import open_windows
-from qa_lightning.data.datamodule import SquadDataModule
+from qa_lightning.data.window_cache import open_windows
 from qa_lightning.data.windows import Windows
 from qa_lightning.model.encoder import load_tokenizer
+from qa_lightning.training.datamodule import SquadDataModule
 
 WINDOW = 384
 OVERLAP = 128

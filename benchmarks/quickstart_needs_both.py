@@ -19,10 +19,10 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from report import record
 
-from qa_lightning.data.datamodule import SquadDataModule
 from qa_lightning.data.windows import Ragged
-from qa_lightning.hardware import choose_precision
-from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.model.hardware import choose_precision
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QuestionAnsweringModule
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 

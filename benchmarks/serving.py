@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from report import record
 
-from qa_lightning.answering import Answerer
+from qa_lightning.inference.answerer import Answerer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WAYS = {"together": [], "one after the other": ["--max_batch", "1"]}

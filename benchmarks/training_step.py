@@ -26,9 +26,9 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from report import record
 from torch.utils.data import DataLoader
 
-from qa_lightning import hardware
-from qa_lightning.data.datamodule import SquadDataModule
-from qa_lightning.model.module import QuestionAnsweringModule
+from qa_lightning.model import hardware
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.module import QuestionAnsweringModule
 
 BATCH = 16
 DISTILBERT = {"vocab_size": 30522}

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from qa_lightning.errors import UserError
 
-TRAINER = "cli"
+TRAINER = "commands.train"
 COMMANDS = {
     "check": ("commands.check", "say what is in files of questions, before training on them"),
     "fit": (TRAINER, "train a model, validate it after every epoch, save the best one"),

@@ -1,6 +1,6 @@
 """Write the quickstart's sample: invented encyclopedia passages with questions, as SQuAD 2.0 files.
 
-    python scripts/make_sample.py            write qa_lightning/sample/{train,dev}.json
+    python scripts/make_sample.py            write qa_lightning/data/sample/{train,dev}.json
     python scripts/make_sample.py --check    exit with 1 unless they are what would be written
 
 What is said and asked stands in sample_domains.toml. An article is about one invented entity; each
@@ -28,7 +28,7 @@ from typing import Any
 SEED = 2
 VERSION = "qa_lightning sample 1"
 DOMAINS = Path(__file__).with_name("sample_domains.toml")
-FOLDER = Path(__file__).resolve().parents[1] / "qa_lightning" / "sample"
+FOLDER = Path(__file__).resolve().parents[1] / "qa_lightning" / "data" / "sample"
 
 ARTICLES = {"train": 12, "dev": 3}  # a domain
 QUESTIONS = 6  # a passage

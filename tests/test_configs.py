@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from command import call
-from conftest import REPOSITORY
+
+from tests.helpers.command import call
+from tests.helpers.data import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NAMES = [path.name for path in CONFIGS]

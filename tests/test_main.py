@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
 
 from qa_lightning import __version__
 from qa_lightning.__main__ import COMMANDS, main
+from tests.helpers.data import REPOSITORY
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

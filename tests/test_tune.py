@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import QUIET, TINY_WINDOWS
-from conftest import REPOSITORY
 
 from qa_lightning.errors import UserError
+from tests.helpers.command import QUIET, TINY_WINDOWS
+from tests.helpers.data import REPOSITORY
 
 pytest.importorskip("optuna")
 sys.path.insert(0, str(REPOSITORY / "scripts"))

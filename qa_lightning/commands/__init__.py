@@ -1,1 +1,1 @@
-"""One module a command that needs no Lightning: `run` takes its arguments."""
+"""One module per command: `run` takes its arguments and returns the exit status."""

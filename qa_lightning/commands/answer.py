@@ -14,7 +14,7 @@ from qa_lightning.commands.arguments import Parser, add_model_options, number, q
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from qa_lightning.answering import Answer, Answerer
+    from qa_lightning.inference.answerer import Answer, Answerer
 
 AT_ONCE = 1000
 """JSON lines that are answered together; a SQuAD file is answered as a whole, as by `predict`."""
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
         raise UserError("--context - reads the context where questions would be typed: give one")
     context = None if options.context is None else _context(options.context)
     quieten()
-    from qa_lightning.answering import Answerer
+    from qa_lightning.inference.answerer import Answerer
 
     answerer = Answerer.from_pretrained(
         options.model,

@@ -18,7 +18,7 @@ from qa_lightning.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from qa_lightning.checking import Check, FileCheck, Finding, Overlap
+    from qa_lightning.data.checks import Check, FileCheck, Finding, Overlap
     from qa_lightning.data.windows import WindowSettings
 
 TOKENIZER = "distilbert-base-uncased"
@@ -42,7 +42,7 @@ examples:
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    from qa_lightning.checking import check_files
+    from qa_lightning.data.checks import check_files
     from qa_lightning.data.download import default_cache_dir
     from qa_lightning.data.squad import resolve_source
     from qa_lightning.data.windows import WindowSettings

@@ -29,9 +29,9 @@ def run(arguments: list[str]) -> int:
     if options.private and options.push is None:
         raise UserError("--private is about the hub: give --push NAME too")
     quieten()
-    from qa_lightning.exporting import export
-    from qa_lightning.hub import check_upload, upload
-    from qa_lightning.model_card import Stated
+    from qa_lightning.export.hub_folder import export
+    from qa_lightning.export.model_card import Stated
+    from qa_lightning.export.upload import check_upload, upload
 
     if options.push is not None:
         check_upload(options.push)

@@ -45,10 +45,10 @@ def run(arguments: list[str]) -> int:
 def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
     import uvicorn
 
-    from qa_lightning.answering import BATCH_SIZE, Answerer
-    from qa_lightning.batcher import Batcher
-    from qa_lightning.hardware import best_device
-    from qa_lightning.serving import Limits, create_app
+    from qa_lightning.inference.answerer import BATCH_SIZE, Answerer
+    from qa_lightning.inference.batcher import Batcher
+    from qa_lightning.inference.service import Limits, create_app
+    from qa_lightning.model.hardware import best_device
 
     quieten()
     device = options.device or best_device()

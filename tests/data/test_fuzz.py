@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data import windows
+from tests.helpers.data import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import fuzz

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLE = REPOSITORY / "qa_lightning" / "sample"
+SAMPLE = REPOSITORY / "qa_lightning" / "data" / "sample"
 PARTS = ("train", "dev")
 
 Row = tuple[str, dict[str, Any]]  # context, question

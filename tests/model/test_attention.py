@@ -14,7 +14,7 @@ from torch import Tensor
 from qa_lightning.data.batches import Packing, _pack
 from qa_lightning.model import attention
 from qa_lightning.model.attention import Way, packed_arguments, way_of
-from qa_lightning.model.module import QuestionAnsweringModule, window_losses
+from qa_lightning.training.module import QuestionAnsweringModule, window_losses
 
 LONGEST = 40
 WAYS: tuple[Way, ...] = ("loop", "pad")
@@ -76,7 +76,7 @@ def assert_equal_to_padded(
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
-    monkeypatch.setattr("qa_lightning.model.module.way_of", lambda *given: request.param)
+    monkeypatch.setattr("qa_lightning.training.module.way_of", lambda *given: request.param)
     return request.param
 
 

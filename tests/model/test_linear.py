@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qa_lightning import hardware
+from qa_lightning.model import hardware
 from qa_lightning.model.linear import FastLinear, linear, use_fast_linear
 
 

@@ -1,0 +1,372 @@
+"""LightningCLI: defaults, forced callbacks, links between arguments."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from qa_lightning.data.download import default_cache_dir
+from qa_lightning.errors import UserError
+from qa_lightning.model.hardware import choose_precision, keep_freed_memory
+from qa_lightning.model.trained_model import read_checkpoint
+from qa_lightning.training import slurm
+from qa_lightning.training.best_model import EvaluationFiles, SaveBestModel
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.guards import FiniteLoss, check_folder, explained
+from qa_lightning.training.module import QuestionAnsweringModule
+from qa_lightning.training.progress_bar import progress_bar
+from qa_lightning.training.resume import (
+    LAST,
+    POSITION,
+    SHARDED,
+    AtomicCheckpointIO,
+    Interrupted,
+    LastCheckpoint,
+    newest_checkpoint,
+    newest_runs_first,
+)
+from qa_lightning.training.run_record import RunRecord, is_of_job
+from qa_lightning.training.tensorboard import Insight
+from qa_lightning.training.throughput import Throughput
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 3,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    # The first batch holds the longest windows: if it fits and can be scored, so do the others.
+    "num_sanity_val_steps": 1,
+}
+
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.filename": "best",
+    "checkpoint.monitor": "val/exact",
+    "checkpoint.mode": "max",
+    "checkpoint.save_top_k": 1,
+    "checkpoint.save_last": True,
+    "checkpoint.enable_version_counter": False,
+}
+
+
+def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
+    """Write a checkpoint's tokenizer to the cache, where the datamodule can load it.
+
+    Args:
+        files: File names and contents, see `qa_lightning.model.encoder.tokenizer_files`.
+        cache_dir: The cache's folder.
+
+    Returns:
+        The folder, named after its content; it appears at once, complete.
+    """
+    from qa_lightning.model.encoder import restore_tokenizer
+
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+    folder = cache_dir / "tokenizers" / digest
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=folder.parent))
+        try:
+            restore_tokenizer(files).save_pretrained(building)
+            building.rename(folder)
+        except OSError:  # another process may have been quicker
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in a sentence, where argparse would print pages of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the mistake as a UserError, with the option that may have been meant."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        known = {action.dest for action in parser._actions}
+        mentioned = re.findall(r"[\w.]+", message.replace("--", " "))
+        unknown = [name for name in mentioned if "." in name and name not in known]
+        close = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f"Did you mean --{close[0]}? " if close else ""
+        program = parser.prog.replace(" [options]", "")
+        raise UserError(f"{message}\n{hint}{program} --help lists every option.") from ex
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file; a mistake is told with the file's name."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration once all is set up: a start that fails leaves no run folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Too early: the data may yet turn out not to fit the model."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save it in the run's folder."""
+        super().setup(trainer, pl_module, "fit")
+
+
+class QuestionAnsweringCLI(LightningCLI):
+    """The commands fit, validate, test and predict."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        """Parse the arguments and run the command.
+
+        Args:
+            args: The command and its options; by default those of the process.
+        """
+        self._checkpoint: dict[str, Any] | None = None
+        self._run: Path | None = None  # the run that `--ckpt_path last` goes on with
+        super().__init__(
+            QuestionAnsweringModule,
+            SquadDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            # An abbreviation would be a misspelling that nobody hears of.
+            parser_kwargs={"prog": "python -m qa_lightning", "allow_abbrev": False},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of checkpointing."""
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Add what one command alone has."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                default=None,
+                help="Folder for predictions and report; by default the run's own.",
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint; take the model's hyperparameters from it, if it is ours."""
+        options = self.config[self.config["subcommand"]]
+        if options.get("ckpt_path") in ("last", "hpc"):
+            options["ckpt_path"] = self._find(options["ckpt_path"])
+        path = options.get("ckpt_path")
+        if not path or path in ("best", "registry"):
+            return
+        try:
+            self._checkpoint = read_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"--ckpt_path: {error}") from error
+        hyperparameters = dict(self._checkpoint["hyper_parameters"])
+        for name, value in hyperparameters.items():
+            if name in options["model"]:
+                options["model"][name] = value
+
+    def _find(self, which: Literal["last", "hpc"]) -> str | None:
+        """The newest checkpoint of a run; None if `fit` is to begin at the beginning.
+
+        Args:
+            which: The newest run ("last"), or that of this SLURM job before it was requeued.
+        """
+        command = self.config["subcommand"]
+        options = self.config[command]
+        runs = Path(options["trainer"]["default_root_dir"] or ".") / "lightning_logs"
+        job = slurm.job() if which == "hpc" else None
+        if which == "hpc" and job is None:
+            raise UserError("--ckpt_path hpc is for SLURM jobs; elsewhere say --ckpt_path last")
+        own = (run for run in newest_runs_first(runs) if job is None or is_of_job(run, job))
+        run = next(own, None)
+        folder = options["checkpoint"]["dirpath"] or (run and run / "checkpoints")
+        if job is not None and run is None:
+            folder = None
+        path = newest_checkpoint(Path(folder)) if folder else None
+        if path is None:
+            whose = f" of SLURM job {job}" if job else ""
+            where = f"there is no run{whose} in {runs}"
+            if folder:
+                where = f"{folder} holds no checkpoint"
+            if command != "fit":
+                raise UserError(f"--ckpt_path {which}: {where}; name the file instead")
+            # No mistake: whoever starts the same command again and again can always say `last`.
+            rank_zero_info(f"--ckpt_path {which}: {where}; training begins at the beginning")
+            return None
+        rank_zero_info(f"--ckpt_path {which}: {path}")
+        self._run = run
+        return str(path)
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what depends on the hardware, on the encoder or on the checkpoint."""
+        options = self.config[self.subcommand]
+        trainer, data = options["trainer"], options["data"]
+        if trainer["precision"] is None:
+            trainer["precision"], reason = choose_precision(trainer["accelerator"])
+            rank_zero_info(f"precision: {trainer['precision']} ({reason})")
+        if trainer["accelerator"] == "cpu" or not torch.cuda.is_available():
+            keep_freed_memory()
+        if data["tokenizer"] is None:
+            if self._checkpoint is not None:
+                cache = data["cache_dir"]
+                cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
+                files = self._checkpoint["tokenizer"]
+                data["tokenizer"] = str(unpack_tokenizer(files, cache_dir))
+            else:
+                data["tokenizer"] = options["model"]["pretrained"]
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse data that do not fit the encoder before anything is fetched or written."""
+        self.model.check_data(self.datamodule)
+        if self.subcommand != "fit":
+            return
+        if self.trainer.max_steps == self.trainer.max_epochs == -1:
+            raise UserError(
+                "the learning rate's course needs an end: set --trainer.max_epochs or "
+                "--trainer.max_steps"
+            )
+        self._check_strategy()
+        if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_folder(self._folder(), self.model)
+
+    def _check_strategy(self) -> None:
+        """Refuse to go on with a run that numbered the optimizer's state in another order."""
+        saved = (self._checkpoint or {}).get(POSITION)
+        sharded = isinstance(self.trainer.strategy, FSDPStrategy)
+        if saved is not None and saved.get(SHARDED, False) != sharded:
+            raise UserError(
+                f"--ckpt_path: this run was begun {'without' if sharded else 'with'} "
+                "--trainer.strategy fsdp, and can only go on so"
+            )
+
+    def _folder(self) -> Path:
+        """Where checkpoints go, as far as it is known before the run has a folder."""
+        best = self.trainer.checkpoint_callback
+        return Path(getattr(best, "dirpath", None) or self.trainer.default_root_dir)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; explain what it dies of."""
+        with explained(self._folder()):
+            super()._run_subcommand(subcommand)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with the callbacks that every run has."""
+        options = self._get(self.config_init, "trainer")
+        fitting = self.subcommand == "fit"
+        with_bar = options["enable_progress_bar"] is not False
+        callbacks: list[Callback] = [progress_bar()] if with_bar else []
+        if fitting:
+            callbacks += [FiniteLoss(), RunRecord(), Throughput(), Insight()]
+        if options["logger"] in (None, True):
+            kwargs["logger"] = TensorBoardLogger(
+                options["default_root_dir"] or ".",
+                name="lightning_logs" if fitting else f"lightning_logs/{self.subcommand}",
+                default_hp_metric=False,
+                **self._goes_on(),
+            )
+            if fitting:
+                callbacks.append(LearningRateMonitor("step"))
+        if not fitting or options["logger"] in (False, []):
+            self.save_config_callback = None  # there is no run folder to save it in
+        if fitting and options["enable_checkpointing"] is not False:
+            settings = self._get(self.config, "checkpoint").as_dict()
+            last = LastCheckpoint(
+                settings.pop("every_n_train_steps"),
+                settings.pop("train_time_interval"),
+                write=bool(settings.pop("save_last")),
+            )
+            if options["limit_val_batches"] == 0:
+                settings["monitor"] = None  # nothing is validated: keep the newest
+            # The first: it puts Lightning's step right before the others log by it.
+            callbacks = [last, *callbacks, SaveBestModel(), ModelCheckpoint(**settings)]
+        if not fitting:
+            output = self._get(self.config, "output")
+            # Without a run folder nobody has said where to put files that were not asked for.
+            if output or kwargs.get("logger") or options["logger"] or self.subcommand == "predict":
+                callbacks.append(EvaluationFiles(output))
+        self.trainer_defaults["callbacks"] = callbacks
+        plugins = options["plugins"] or []
+        kwargs["plugins"] = [
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(),
+        ]
+        try:
+            # Sharding is the datamodule's own: Lightning's would not know its sampler.
+            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"the options of --trainer do not go together: {error}") from error
+
+    def _goes_on(self) -> dict[str, Any]:
+        """Options of a logger that goes on with a run: figures after the checkpoint are void."""
+        if self.subcommand != "fit" or self._run is None or self._checkpoint is None:
+            return {}
+        step = self._checkpoint.get(POSITION, {}).get("logger_step", 0)
+        return {"version": int(self._run.name.removeprefix("version_")), "purge_step": step}
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    A user's mistake is told in one message, without a traceback, with status 2. A run that was
+    stopped by a signal has 128 + its number, as in a shell.
+
+    Args:
+        args: The command and its options; by default those of the process.
+    """
+    # Batches are put together from arrays in well under a millisecond: workers would not help.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Scoring a checkpoint needs none of the callbacks of its training.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+    # The metric keeps what was predicted, and a callback writes it.
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")
+    # Lightning's own, about torch.
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # Every process has gathered all windows: the figures are the same already.
+    warnings.filterwarnings("ignore", message=".*It is recommended to use .self.log.*sync_dist.*")
+    # Ours is told where to start when it is made.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # A run that goes on does so in its own folder.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    try:
+        QuestionAnsweringCLI(args)
+    except SIGTERMException:
+        return _stopped(signal.SIGTERM, written=False)
+    except Interrupted as stop:
+        return _stopped(stop.signum, stop.written)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stopped(signum: int, written: bool) -> int:
+    goes_on = f"; {LAST} is written: the same command with --ckpt_path last goes on"
+    name = signal.Signals(signum).name
+    print(f"stopped by {name} between two steps{goes_on if written else ''}", file=sys.stderr)
+    return 128 + signum

@@ -1,0 +1,1 @@
+"""A trained model for others: a Hugging Face folder with a model card, ONNX, the hub."""

@@ -1,0 +1,179 @@
+"""Batcher: questions that wait at the same time are answered together.
+
+While the model is at work, others ask. Their questions go through it in one batch next, which costs
+much less than one after the other. One thread runs the model; whoever asks gets a future.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from qa_lightning.inference.answerer import Answer, Answerer
+
+MAX_BATCH = 32
+"""Questions answered together at most."""
+
+MAX_WAIT = 0.002
+"""Seconds for which a question waits for company at most, when the model is free."""
+
+MAX_WAITING = 256
+"""Questions that may wait; further ones are turned away."""
+
+
+class TooManyWaitingError(Exception):
+    """So many questions wait already that one more would wait too long."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that waits, and where its answer goes."""
+
+    question: str
+    context: str
+    top_k: int
+    threshold: float | None
+    answer: Future[Answer] = field(default_factory=Future)
+
+
+class Batcher:
+    """Answers the questions of many threads in one thread, together those that wait together.
+
+    >>> with Batcher(answerer) as batcher:
+    ...     batcher.submit("Who wrote it?", "It was Ada Lovelace.").result().text
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        *,
+        max_batch: int = MAX_BATCH,
+        max_wait: float = MAX_WAIT,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            answerer: What answers; only the batcher's thread calls it.
+            max_batch: Questions answered together at most; 1 answers one after the other.
+            max_wait: Seconds for which a question waits for company when the model is free.
+            max_waiting: Questions that may wait.
+
+        Raises:
+            UserError: a number that is not possible.
+        """
+        for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if not 0 <= max_wait < float("inf"):
+            raise UserError(f"max_wait must be 0 seconds or more, not {max_wait}")
+        self.answerer = answerer
+        self.max_batch = max_batch
+        self.max_wait = max_wait
+        self.max_waiting = max_waiting
+        self._waiting: deque[_Asked] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        # Daemon: a batcher that nobody closed does not keep the process alive.
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait now."""
+        return len(self._waiting)
+
+    def submit(
+        self, question: str, context: str, *, top_k: int = 3, threshold: float | None = None
+    ) -> Future[Answer]:
+        """Ask; the arguments are those of `Answerer`.
+
+        Returns:
+            The answer to come, or the exception that `Answerer` raised at this question.
+
+        Raises:
+            TooManyWaitingError: `max_waiting` questions wait.
+            RuntimeError: the batcher is closed.
+        """
+        asked = _Asked(question, context, top_k, threshold)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            if len(self._waiting) >= self.max_waiting:
+                raise TooManyWaitingError
+            self._waiting.append(asked)
+            self._changed.notify()
+        return asked.answer
+
+    def close(self) -> None:
+        """Finish the batch that is being answered, and cancel the questions that wait."""
+        with self._changed:
+            self._closed = True
+            abandoned = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify()
+        for asked in abandoned:
+            asked.answer.cancel()
+        self._thread.join()
+
+    def __enter__(self) -> Batcher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            # One call of the answerer has one top_k and one threshold. Nearly all questions have
+            # the same; the few others are a batch of their own.
+            alike: dict[tuple[int, float | None], list[_Asked]] = {}
+            for asked in batch:
+                if asked.answer.set_running_or_notify_cancel():
+                    alike.setdefault((asked.top_k, asked.threshold), []).append(asked)
+            for questions in alike.values():
+                self._answer(questions)
+
+    def _next_batch(self) -> list[_Asked]:
+        """Wait for questions; none means that the batcher was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            until = time.monotonic() + self.max_wait
+            while len(self._waiting) < self.max_batch and not self._closed:
+                left = until - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            count = min(len(self._waiting), self.max_batch)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _answer(self, asked: Sequence[_Asked]) -> None:
+        """Answer questions that have top_k and threshold in common."""
+        try:
+            answers = self.answerer(
+                [one.question for one in asked],
+                [one.context for one in asked],
+                top_k=asked[0].top_k,
+                threshold=asked[0].threshold,
+            )
+        except Exception as error:
+            if len(asked) == 1:
+                asked[0].answer.set_exception(error)
+            else:  # one bad question shall not spoil the others' answers
+                for one in asked:
+                    self._answer([one])
+        else:
+            for one, answer in zip(asked, answers, strict=True):
+                one.answer.set_result(answer)

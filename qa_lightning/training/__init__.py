@@ -1,0 +1,1 @@
+"""Everything that imports Lightning: module, datamodule, callbacks, resuming."""

@@ -1,0 +1,391 @@
+"""SquadDataModule: reads, windows, caches and batches SQuAD-format data for Lightning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow.compute as pc
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.download import default_cache_dir
+from qa_lightning.data.squad import (
+    ReadReport,
+    Source,
+    parts,
+    read_squad,
+    require_labels,
+    resolve_source,
+    select,
+    split_articles,
+)
+from qa_lightning.data.window_cache import FORMAT, is_complete, open_windows, save_windows
+from qa_lightning.data.windows import Special, Windows, WindowSettings, make_windows
+from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from qa_lightning.data.squad import SquadTables
+
+Split = Literal["train", "holdout", "val", "test", "predict"]
+
+STAGES: Mapping[str, tuple[Split, ...]] = {
+    "fit": ("train", "val", "holdout"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which questions of a source are used, and how.
+
+    `holdout` is the share of articles that are held out, and `held_out` says whether these are
+    meant, or those that stay.
+    """
+
+    unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
+    max_questions: int | None = None
+    seed: int = 42
+    holdout: float = 0.0
+    held_out: bool = False
+
+    def of(self, tables: SquadTables) -> SquadTables:
+        """Select from what was read."""
+        if self.holdout:
+            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
+        return select(
+            tables,
+            unanswerable=self.unanswerable,
+            max_questions=self.max_questions,
+            seed=self.seed,
+        )
+
+
+class SquadDataModule(LightningDataModule):
+    """SQuAD-format questions as batches of token windows."""
+
+    def __init__(
+        self,
+        tokenizer: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        window: int = 384,
+        overlap: int = 128,
+        max_question_tokens: int = 64,
+        context_first: bool = False,
+        first_window_only: bool = False,
+        every_answer: bool = False,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        batching: Literal["grouped", "random", "packed"] = "grouped",
+        padding: Literal["batch", "window"] = "batch",
+        num_workers: int | None = None,
+        train_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
+        val_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
+        max_train_questions: int | None = None,
+        max_val_questions: int | None = None,
+        max_test_questions: int | None = None,
+        max_predict_questions: int | None = None,
+        holdout: float = 0.0,
+        seed: int = 42,
+        cache_dir: str | None = None,
+    ) -> None:
+        """Keep the settings; nothing is read yet.
+
+        Args:
+            tokenizer: Where the tokenizer comes from: a hub name, a folder or `package:NAME/PATH`.
+                On the command line it defaults to the encoder's (`--model.pretrained`).
+            train: Training questions: nothing for the official SQuAD 2.0 file, which is downloaded;
+                or a path or URL of a SQuAD-format .json or .json.gz file; or the name of a hub
+                dataset with SQuAD's columns.
+            val: Validation questions, as for `train`; by default the official dev file.
+            test: Test questions, as for `val`.
+            predict: Questions to answer, as for `val`; answers are not needed.
+            window: Tokens of a window at most, special tokens included.
+            overlap: Context tokens that consecutive windows of a question share.
+            max_question_tokens: A longer question is cut to its first tokens.
+            context_first: Put the context before the question in a window.
+            first_window_only: Cut a long context to its first window, instead of using several.
+            every_answer: Make a training and validation window of every answer of a question, not
+                only of its first.
+            batch_size: Training windows in a batch, on each device; with packed batches on average,
+                since those have the same number of tokens.
+            eval_batch_size: The same for validation, test and prediction.
+            batching: "grouped" puts windows of like length together, in an order that is random
+                overall; "random" does not look at lengths; "packed" puts windows of all lengths
+                behind each other in one row, without padding, and attends within each alone.
+                Evaluation always sorts by length.
+            padding: Pad to the longest window of the batch ("batch"), or always to the longest that
+                a window may be ("window").
+            num_workers: Processes that prepare batches. By default none on a CPU, 2 for a GPU.
+            train_unanswerable: What becomes of unanswerable questions in training: "no_answer"
+                learns that they have none; "plausible" takes their plausible answers as if they
+                were right, and drops those that have none; "drop" leaves them out.
+            val_unanswerable: The same in validation. Scores are official ones only for "no_answer".
+            max_train_questions: Use at most so many training questions: a random sample of
+                paragraphs, fixed by `seed`.
+            max_val_questions: The same for validation.
+            max_test_questions: The same for test.
+            max_predict_questions: The same for prediction.
+            holdout: Share of the training articles, 0 to 1, that are not trained on: the null
+                threshold is tuned on their questions at every validation. 0 for none.
+            seed: Fixes the samples, the articles held out and the order of training.
+            cache_dir: Where downloads and tokenised windows are kept. By default the folder named
+                by the environment variable QA_LIGHTNING_CACHE, else ~/.cache/qa_lightning.
+
+        Raises:
+            UserError: a size that is not possible.
+        """
+        super().__init__()
+        # Logged together with the model's and the final figures, once, at the end of a run.
+        self.save_hyperparameters(logger=False)
+        for name in ("batch_size", "eval_batch_size"):
+            if self.hparams[name] < 1:
+                raise UserError(f"--data.{name} must be at least 1, not {self.hparams[name]}")
+        for split in ("train", "val", "test", "predict"):
+            most = self.hparams[f"max_{split}_questions"]
+            if most is not None and most < 1:
+                raise UserError(f"--data.max_{split}_questions must be at least 1, not {most}")
+        if batching == "packed" and padding == "window":
+            raise UserError(
+                "--data.batching packed leaves nothing to pad; take --data.padding batch with it"
+            )
+        if not 0 <= holdout < 1:
+            raise UserError(f"--data.holdout must be at least 0 and below 1, not {holdout}")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"--data.num_workers cannot be {num_workers}")
+        self.window_settings = WindowSettings(
+            window, overlap, max_question_tokens, context_first, first_window_only, every_answer
+        )
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self._tokenizer: PreTrainedTokenizerFast | None = None
+        self._sources: dict[Split, Source] = {}
+        self._windows: dict[Split, Windows] = {}
+        self.resume_at = (0, 0)  # the epoch, and batches of it, that a resumed run has behind it
+
+    # ------------------------------------------------------------------ what Lightning calls
+
+    def prepare_data(self) -> None:
+        """Download, read, tokenise and cache, on one process of each machine."""
+        if self.trainer is None or self.trainer.state.fn is None:
+            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        for split in self._splits(self.trainer.state.fn.value):
+            folder = self._folder(split)
+            if is_complete(folder):
+                rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
+            else:
+                self._prepare(split, folder)
+            self._check_labels(split, folder)
+
+    def setup(self, stage: str) -> None:
+        """Open the cached windows, on every process."""
+        for split in self._splits(stage):
+            if split not in self._windows:
+                self._windows[split] = open_windows(self._folder(split))
+                self._describe(split)
+
+    def train_dataloader(self) -> DataLoader:
+        """Training batches, in an order that the seed and the epoch fix."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Validation batches, and in `fit` those of the articles held out."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return [
+            self._loader(split)
+            for split in self._splits("fit" if fitting else "validate")
+            if split != "train"
+        ]
+
+    def test_dataloader(self) -> DataLoader:
+        """Test batches."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches to predict on."""
+        return self._loader("predict")
+
+    # ------------------------------------------------------------------ what others ask for
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer; loaded when it is first asked for."""
+        if self._tokenizer is None:
+            from qa_lightning.model.encoder import load_tokenizer
+
+            if self.hparams["tokenizer"] is None:
+                raise UserError("say which tokenizer to use: --data.tokenizer, or tokenizer=...")
+            self._tokenizer = load_tokenizer(self.hparams["tokenizer"])
+        return self._tokenizer
+
+    def windows(self, split: Split) -> Windows:
+        """Windows of a split that `setup` opened."""
+        return self._windows[split]
+
+    def source(self, split: Split) -> Source:
+        """The file or hub dataset that a split comes from; downloaded when first asked for."""
+        if split not in self._sources:
+            if split == "holdout":
+                return self.source("train")
+            official: Literal["train", "dev"] = "train" if split == "train" else "dev"
+            self._sources[split] = resolve_source(
+                self.hparams[split], official, self.cache_dir / "downloads"
+            )
+        return self._sources[split]
+
+    # ------------------------------------------------------------------ how
+
+    def _splits(self, stage: str) -> tuple[Split, ...]:
+        """Splits of a stage, in the order of their loaders."""
+        splits = STAGES[stage]
+        return splits if self.hparams["holdout"] else tuple(s for s in splits if s != "holdout")
+
+    def _selection(self, split: Split) -> Selection:
+        of_training = split in ("train", "holdout")
+        return Selection(
+            self.hparams.get(f"{'train' if of_training else split}_unanswerable", "no_answer"),
+            self.hparams.get(f"max_{split}_questions"),
+            self.hparams["seed"],
+            self.hparams["holdout"] if of_training else 0.0,
+            split == "holdout",
+        )
+
+    def _settings(self, split: Split) -> WindowSettings:
+        settings = asdict(self.window_settings)
+        settings["every_answer"] &= split in ("train", "val")
+        return WindowSettings(**settings)
+
+    def _folder(self, split: Split) -> Path:
+        """Where the split's windows are cached: a name made of all that they depend on."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()  # what its last use may have left switched on
+        backend.no_padding()
+        depends_on = {
+            "format": FORMAT,
+            "data": self.source(split).digest,
+            "selection": asdict(self._selection(split)),
+            "windows": asdict(self._settings(split)),
+            "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
+            "special": asdict(Special.of(self.tokenizer)),
+        }
+        name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
+        return self.cache_dir / "windows" / name
+
+    def _prepare(self, split: Split, folder: Path) -> None:
+        """Read, window and cache a split, a part at a time: memory does not grow with the data."""
+        source = self.source(split)
+        settings = self._settings(split)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tables-", dir=folder.parent) as tables_folder:
+            tables = self._read(split, Path(tables_folder))
+            texts = tables.contexts.num_rows + tables.questions.num_rows
+            name = f"{split}: tokenising"
+            with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
+                windows = (
+                    make_windows(part, self.tokenizer, settings, bar.update)
+                    for part in parts(tables)
+                )
+                save_windows(windows, tables.report, folder)
+        if lost := open_windows(folder).lost_answers:
+            rank_zero_warn(
+                f"{source.name}: {lost} answers hold no token at all (white space or control "
+                "characters); their windows are ignored in the loss"
+            )
+
+    def _read(self, split: Split, folder: Path) -> SquadTables:
+        """Read a split's source and select from it; the tables lie in the folder."""
+        source = self.source(split)
+        rank_zero_info(f"{split}: reading {source.name}")
+        tables = read_squad(source, folder)
+        if split != "holdout":  # the training set's, read for the training questions before
+            _warn_about(source.name, tables.report)
+        try:
+            tables = self._selection(split).of(tables)
+        except UserError as error:
+            raise UserError(f"{source.name}: {error}") from error
+        if tables.questions.num_rows == 0:
+            raise UserError(
+                f"{source.name}: no question is left for {split} with these options "
+                f"(unanswerable: {self._selection(split).unanswerable})"
+            )
+        return tables
+
+    def _check_labels(self, split: Split, folder: Path) -> None:
+        if split != "predict":
+            require_labels(open_windows(folder).questions, self.source(split).name)
+
+    def _describe(self, split: Split) -> None:
+        windows = self._windows[split]
+        questions = windows.questions
+        answers = pc.list_value_length(questions.column("answers"))
+        unanswerable = pc.sum(pc.equal(answers, 0)).as_py()
+        rank_zero_info(
+            f"{split}: {questions.num_rows:,} questions ({unanswerable:,} without answer) on "
+            f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
+            f"{windows.lengths.mean():.0f} tokens on average"
+        )
+
+    def _loader(self, split: Split) -> DataLoader:
+        windows = self.windows(split)
+        training = split == "train"
+        on_gpu = torch.cuda.is_available()
+        workers = self.hparams["num_workers"]
+        if workers is None:
+            workers = 2 if on_gpu else 0
+        batching: Literal["grouped", "random", "packed"] = self.hparams["batching"]
+        sampler = WindowSampler(
+            windows.lengths,
+            self.hparams["batch_size" if training else "eval_batch_size"],
+            order=batching if training else "sorted",
+            seed=self.hparams["seed"],
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        if training:
+            sampler.start_at(*self.resume_at)
+        return DataLoader(
+            WindowDataset(
+                windows,
+                with_offsets=not training,
+                padding=self.hparams["padding"],
+                row_slots=sampler.row_slots if sampler.order == "packed" else None,
+            ),
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_gpu,
+            # Without one of its own, every pass over the data would draw from the generator that
+            # dropout draws from.
+            generator=torch.Generator().manual_seed(self.hparams["seed"]),
+        )
+
+
+def _warn_about(name: str, report: ReadReport) -> None:
+    if report.shifted_answers:
+        rank_zero_info(
+            f"{name}: {report.shifted_answers} answers stood one or two characters before the "
+            "place that the file names; put right"
+        )
+    if report.misplaced_answers:
+        some = ", ".join(report.misplaced_ids[:5])
+        rank_zero_warn(
+            f"{name}: skipped {report.misplaced_answers} answers that do not stand where the file "
+            f"says (questions {some}{', ...' if len(report.misplaced_ids) > 5 else ''})"
+        )

@@ -1,0 +1,103 @@
+"""Insight: what TensorBoard shows of a run beside single curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from qa_lightning.evaluation.curves import abstaining_figure
+from qa_lightning.evaluation.examples import choose, examples, table_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.utils.tensorboard import SummaryWriter
+
+    from qa_lightning.evaluation.spans import Answers
+    from qa_lightning.training.module import QuestionAnsweringModule
+
+THRESHOLDS = ("zero", "tuned", "best")
+
+LAYOUT = {
+    "Learning": {
+        "loss: training and validation": ["train/loss$", "val/loss$"],
+        "EM and F1 (%)": ["val/exact$", "val/f1$"],
+        "learning rate": ["lr-.*pg1$"],
+        "token accuracy (0 to 1)": ["val/token_accuracy$"],
+    },
+    "Answerable and unanswerable questions": {
+        "EM (%)": ["val/HasAns_exact$", "val/NoAns_exact$"],
+        "F1 (%)": ["val/HasAns_f1$", "val/NoAns_f1$"],
+    },
+    "No answer": {
+        "questions left unanswered (%)": ["val/null_share$"],
+        "null threshold in force": ["val/null_threshold$"],
+        "EM at threshold 0, tuned, best (%)": [f"val/{at}_exact$" for at in THRESHOLDS],
+        "F1 at threshold 0, tuned, best (%)": [f"val/{at}_f1$" for at in THRESHOLDS],
+    },
+    "Speed": {
+        "windows a second": ["throughput/windows_per_s$"],
+        "MFU and padding (%)": ["throughput/mfu$", "throughput/padding$"],
+    },
+}
+"""Curves that belong side by side: titles of sections, titles of charts, patterns of names."""
+
+EXAMPLES = 8
+"""Questions that are shown at every validation."""
+
+
+class Insight(Callback):
+    """Shows in TensorBoard what the model does, at every validation of `fit`.
+
+    - `val/examples`, a text: the same few questions every time, the seed of the data fixes which;
+      the answer marked in its context, gold beside predicted.
+    - `val/no_answer`, an image: precision and recall of "no answer" over the null threshold, the
+      one in force marked, and the null odds of answerable and unanswerable questions.
+    - The layout of the custom scalars: curves that belong together in one chart.
+
+    Without a TensorBoard logger it does nothing.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the layout."""
+        layout = {
+            section: {title: ["Multiline", names] for title, names in charts.items()}
+            for section, charts in LAYOUT.items()
+        }
+        if trainer.is_global_zero:
+            for writer in _writers(trainer):
+                writer.add_custom_scalars(layout)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show examples and figure."""
+        boards = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not boards:
+            return
+        module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
+        with module.metric.sync_context():  # all processes join in; one has a use for it
+            if trainer.is_global_zero:
+                self._show(trainer, module, module.metric.answers())
+
+    def _show(self, trainer: Trainer, module: QuestionAnsweringModule, answers: Answers) -> None:
+        windows, threshold = module.datamodule.windows("val"), module.threshold_in_force
+        golds = pc.list_value_length(windows.questions.column("answers")).to_numpy()
+        answerable = golds[answers.question] > 0
+        chosen = choose(answerable, EXAMPLES, module.datamodule.hparams["seed"])
+        asked = examples(windows.questions, windows.contexts, answers, chosen, threshold)
+        # The step of the scalars: a run that is resumed before it takes all back together.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for writer in _writers(trainer):
+            writer.add_text("val/examples", table_of(asked, threshold), step)
+            if np.unique(answerable).size == 2:
+                figure = abstaining_figure(answers.null_odds, answerable, threshold)
+                writer.add_figure("val/no_answer", figure, step)
+
+
+def _writers(trainer: Trainer) -> list[SummaryWriter]:
+    """What writes for TensorBoard; on the first process alone."""
+    return [
+        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+    ]
