@@ -41,7 +41,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 def ways(packing: Packing, mask: Tensor) -> dict[str, Attention]:
     """Every way to attend, by name."""
-    cells, ends = packing.cells, packing.ends
+    cells, ends = packing.indices, packing.cu_seqlens
     segment = torch.searchsorted(ends, torch.arange(len(cells), dtype=ends.dtype), right=True)
     block = segment[:, None] == segment
     lengths = [length for length in ends.diff().tolist() if length]
@@ -69,7 +69,7 @@ def main() -> int:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(5.05, 0.4, given.windows), 60, LONGEST).astype(np.int64)
     packing, mask = packing_of(lengths)
-    slots = len(packing.cells)
+    slots = len(packing.indices)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)

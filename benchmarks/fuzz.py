@@ -488,8 +488,8 @@ def check_labels(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> int:
             pairs = np.array(encoding.offsets, np.int64).reshape(-1, 2)
             encoded[context] = np.array(encoding.ids), pairs
         ids, chars = encoded[context]
-        first, size = int(windows.first[row]), int(windows.size[row])
-        nth = 0 if windows.number[row] == 0 else nth + (first == 0)  # which answer of the question
+        first, size = int(windows.context_start[row]), int(windows.context_length[row])
+        nth = 0 if windows.index[row] == 0 else nth + (first == 0)  # which answer of the question
         label = int(windows.label_start[row]), int(windows.label_end[row])
         missing = NO_ANSWER_HERE if labelled[question] else IGNORED
         if answers[question]:

@@ -24,7 +24,7 @@ SHOWN = {
     "HasAns EM": "val/HasAns_exact",
     "HasAns F1": "val/HasAns_f1",
     "NoAns EM": "val/NoAns_exact",
-    "null %": "val/null_share",
+    "null %": "val/no_answer_rate",
 }
 
 

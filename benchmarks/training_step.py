@@ -98,7 +98,7 @@ class Chosen(SquadDataModule):
 
     def train_dataloader(self) -> DataLoader:
         loader = super().train_dataloader()
-        drawn = sorted(loader.sampler, key=lambda rows: -loader.dataset[rows].size.slots)
+        drawn = sorted(loader.sampler, key=lambda rows: -loader.dataset[rows].size.padded_tokens)
         every = len(drawn) / self.batches
         chosen = [drawn[int((number + 0.5) * every)] for number in range(self.batches)]
         return DataLoader(loader.dataset, sampler=chosen * 2, batch_size=None)

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
         raise UserError("--private is about the hub: give --push NAME too")
     quieten()
     from qa_lightning.export.hub_folder import export
-    from qa_lightning.export.model_card import Stated
+    from qa_lightning.export.model_card import CardMetadata
     from qa_lightning.export.upload import check_upload, upload
 
     if options.push is not None:
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     export(
         options.model,
         options.out,
-        Stated(
+        CardMetadata(
             name=options.name or options.push or options.out.resolve().name,
             license=options.license,
             language=options.language,

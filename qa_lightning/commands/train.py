@@ -34,7 +34,7 @@ from qa_lightning.model.trained_model import read_checkpoint
 from qa_lightning.training import slurm
 from qa_lightning.training.best_model import EvaluationFiles, SaveBestModel
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.guards import FiniteLoss, check_folder, explained
+from qa_lightning.training.guards import FiniteLoss, as_user_error, check_folder
 from qa_lightning.training.module import QuestionAnsweringModule
 from qa_lightning.training.progress_bar import progress_bar
 from qa_lightning.training.resume import (
@@ -48,7 +48,7 @@ from qa_lightning.training.resume import (
     newest_runs_first,
 )
 from qa_lightning.training.run_record import RunRecord, is_of_job
-from qa_lightning.training.tensorboard import Insight
+from qa_lightning.training.tensorboard import TensorBoardPanels
 from qa_lightning.training.throughput import Throughput
 
 TRAINER_DEFAULTS = {
@@ -248,7 +248,7 @@ class QuestionAnsweringCLI(LightningCLI):
             return
         if self.trainer.max_steps == self.trainer.max_epochs == -1:
             raise UserError(
-                "the learning rate's course needs an end: set --trainer.max_epochs or "
+                "the learning-rate schedule needs an end: set --trainer.max_epochs or "
                 "--trainer.max_steps"
             )
         self._check_strategy()
@@ -272,7 +272,7 @@ class QuestionAnsweringCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; explain what it dies of."""
-        with explained(self._folder()):
+        with as_user_error(self._folder()):
             super()._run_subcommand(subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -282,7 +282,7 @@ class QuestionAnsweringCLI(LightningCLI):
         with_bar = options["enable_progress_bar"] is not False
         callbacks: list[Callback] = [progress_bar()] if with_bar else []
         if fitting:
-            callbacks += [FiniteLoss(), RunRecord(), Throughput(), Insight()]
+            callbacks += [FiniteLoss(), RunRecord(), Throughput(), TensorBoardPanels()]
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",

@@ -24,10 +24,10 @@ More would pad less, but would make neighbours in length ever less random.
 """
 
 
-DEALT_AT_ONCE = 64
-"""Rows that randomly drawn windows are dealt to together: enough to fill them evenly."""
+ASSIGNED_AT_ONCE = 64
+"""Rows that randomly drawn windows are assigned to together: enough to fill them evenly."""
 
-SPARE_SLOTS = 8
+SPARE_TOKENS = 8
 """Slots of a row beyond the average of the tokens in it, so that uneven rows have the same size."""
 
 
@@ -38,9 +38,9 @@ class BatchSize(NamedTuple):
     """Windows in it."""
     tokens: int
     """Real tokens, special ones included."""
-    slots: int
+    padded_tokens: int
     """Token positions computed, padding included."""
-    squares: int
+    attention_pairs: int
     """Sum over windows of the square of their real tokens: the pairs that attend to each other."""
 
 
@@ -51,18 +51,18 @@ class Packing(NamedTuple):
     short list, so that code compiled for these shapes fits the next batch too.
     """
 
-    cells: Tensor
+    indices: Tensor
     """Where each slot's token is in `Batch.input_ids`, row after row: int64 `[slots]`.
 
     Slots that are left over have the cell after the last.
     """
-    ends: Tensor
+    cu_seqlens: Tensor
     """Ends of the windows in the row, behind a 0: int32 `[segments + 1]`.
 
-    What is left over makes segments of its own, of `longest` slots at most. Further segments are
-    empty.
+    What is left over makes segments of its own, of `max_seqlen` positions at most. Further segments
+    are empty.
     """
-    longest: int
+    max_seqlen: int
     """Slots of a segment at most."""
 
 
@@ -108,7 +108,7 @@ class WindowDataset(Dataset[Batch]):
         *,
         with_offsets: bool,
         padding: Literal["batch", "window"] = "batch",
-        row_slots: int | None = None,
+        row_tokens: int | None = None,
     ) -> None:
         """Keep the windows.
 
@@ -117,13 +117,13 @@ class WindowDataset(Dataset[Batch]):
             with_offsets: Give characters and word starts too, which decoding needs.
             padding: Pad to the longest window of the batch ("batch") or to the longest that a
                 window may be ("window").
-            row_slots: Pack the windows of a batch into one row of so many slots, or of the next
+            row_tokens: Pack the windows of a batch into one row of so many slots, or of the next
                 multiple of `PAD_TO_MULTIPLE` that has room for them; None does not pack.
         """
         self.windows = windows
         self.with_offsets = with_offsets
         self.padding = padding
-        self.row_slots = row_slots
+        self.row_tokens = row_tokens
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -139,7 +139,7 @@ class WindowDataset(Dataset[Batch]):
                 "for one window, make the Trainer with use_distributed_sampler=False"
             )
         length = windows.lengths[rows].astype(np.int64)
-        size = windows.size[rows].astype(np.int64)
+        size = windows.context_length[rows].astype(np.int64)
         question = windows.question[rows].astype(np.int64)
         context = windows.context[rows].astype(np.int64)
         question_size = windows.question_ids.lengths[question]
@@ -162,7 +162,9 @@ class WindowDataset(Dataset[Batch]):
         from_question = _ranges(windows.question_ids.bounds[question], question_size)
         ids.ravel()[to_question] = windows.question_ids.values[from_question]
         to_context = _slots(context_at, size, width)
-        from_context = _ranges(windows.context_ids.bounds[context] + windows.first[rows], size)
+        from_context = _ranges(
+            windows.context_ids.bounds[context] + windows.context_start[rows], size
+        )
         ids.ravel()[to_context] = windows.context_ids.values[from_context]
 
         offsets = word_starts = None
@@ -175,8 +177,8 @@ class WindowDataset(Dataset[Batch]):
             word_starts.ravel()[to_context] = windows.word_starts.values[from_context]
 
         packing = None
-        if self.row_slots is not None:
-            packing = _pack(length, width, windows.settings.window, self.row_slots)
+        if self.row_tokens is not None:
+            packing = _pack(length, width, windows.settings.window, self.row_tokens)
         mask = None
         if packing is not None or (length != width).any():
             mask = torch.from_numpy(np.arange(width) < length[:, None])
@@ -185,23 +187,23 @@ class WindowDataset(Dataset[Batch]):
             attention_mask=mask,
             label_start=torch.from_numpy(windows.label_start[rows].astype(np.int64)),
             label_end=torch.from_numpy(windows.label_end[rows].astype(np.int64)),
-            key=torch.from_numpy(np.stack([question, windows.number[rows].astype(np.int64)], 1)),
+            key=torch.from_numpy(np.stack([question, windows.index[rows].astype(np.int64)], 1)),
             offsets=None if offsets is None else torch.from_numpy(offsets),
             word_starts=None if word_starts is None else torch.from_numpy(word_starts),
             size=BatchSize(
                 windows=len(rows),
                 tokens=int(length.sum()),
-                slots=len(rows) * width if packing is None else len(packing.cells),
-                squares=int((length * length).sum()),
+                padded_tokens=len(rows) * width if packing is None else len(packing.indices),
+                attention_pairs=int((length * length).sum()),
             ),
             packing=packing,
         )
 
 
-def _pack(length: np.ndarray, width: int, longest: int, row_slots: int) -> Packing:
+def _pack(length: np.ndarray, width: int, longest: int, row_tokens: int) -> Packing:
     """Place windows of these lengths, padded to `width` before, behind each other in one row."""
     tokens = int(length.sum())
-    slots = max(row_slots, _round_up(tokens, PAD_TO_MULTIPLE))
+    slots = max(row_tokens, _round_up(tokens, PAD_TO_MULTIPLE))
     cells = np.full(slots, len(length) * width, dtype=np.int64)
     cells[:tokens] = _slots(np.zeros_like(length), length, width)
     left_over = np.arange(tokens + longest, slots + longest, longest).clip(max=slots)
@@ -233,10 +235,10 @@ class WindowSampler(Sampler[np.ndarray]):
     An epoch gives every window once. All processes get the same number of batches. In training
     they are cut from common ones, so that a step is the same windows however many processes share
     it; sizes differ by one at most, instead of a last batch of a few. In evaluation ("sorted")
-    whole batches are dealt out instead, the same ones however many processes there are: a matrix
+    whole batches are assigned out instead, the same ones however many processes there are: a matrix
     product may round differently in another batch, and scores are not to. Processes that would
     get one batch less are lent the last one; its windows are told apart by their key.
-    Packed batches hold about the same number of tokens, not of windows, and are dealt out whole.
+    Packed batches hold about the same number of tokens, not of windows, and are assigned out whole.
     `set_epoch` changes the order; Lightning calls it.
     """
 
@@ -256,7 +258,7 @@ class WindowSampler(Sampler[np.ndarray]):
             lengths: Tokens of every window.
             batch_size: Windows of a batch on one process at most; with "packed", on average.
             order: "grouped": windows of like length together, batches in random order. "random":
-                no grouping. "packed": batches of as many tokens as fill a row (`row_slots`).
+                no grouping. "packed": batches of as many tokens as fill a row (`row_tokens`).
                 "sorted": by falling length, the same in every epoch, for evaluation.
             seed: Fixes the random orders, together with the epoch.
             rank: This process.
@@ -281,10 +283,10 @@ class WindowSampler(Sampler[np.ndarray]):
         self.epoch = epoch
 
     @property
-    def row_slots(self) -> int:
+    def row_tokens(self) -> int:
         """Slots of a row of packed windows, the same for all rows of all epochs."""
         tokens = int(self.lengths.sum()) / (self.steps * self.world_size)
-        return _round_up(tokens + SPARE_SLOTS, PAD_TO_MULTIPLE)
+        return _round_up(tokens + SPARE_TOKENS, PAD_TO_MULTIPLE)
 
     @property
     def steps(self) -> int:
@@ -349,19 +351,19 @@ class WindowSampler(Sampler[np.ndarray]):
             rows = np.resize(rows, batches)
         # Cut where the tokens are shared out evenly among the batches, as long as every batch of a
         # part and of those to come can have a window.
-        at = np.linspace(0, batches, -(-batches // DEALT_AT_ONCE) + 1).astype(np.int64)
+        at = np.linspace(0, batches, -(-batches // ASSIGNED_AT_ONCE) + 1).astype(np.int64)
         tokens = np.append(0, np.cumsum(self.lengths[rows], dtype=np.int64))
         bounds = np.searchsorted(tokens, tokens[-1] * (at / batches)) - at
         bounds = np.minimum(np.maximum.accumulate(bounds), len(rows) - batches) + at
         for part in range(len(at) - 1):
             drawn = rows[bounds[part] : bounds[part + 1]]
-            dealt = _deal(self.lengths[drawn], int(at[part + 1] - at[part]))
-            for batch in random.permutation(len(dealt)):
+            assigned = _assign(self.lengths[drawn], int(at[part + 1] - at[part]))
+            for batch in random.permutation(len(assigned)):
                 if (at[part] + batch) % self.world_size == self.rank:
-                    yield drawn[dealt[batch]]
+                    yield drawn[assigned[batch]]
 
 
-def _deal(lengths: np.ndarray, batches: int) -> list[list[int]]:
+def _assign(lengths: np.ndarray, batches: int) -> list[list[int]]:
     """Deal windows to batches of nearly the same number of tokens.
 
     The longest goes first, and each to the batch with the fewest tokens (Graham 1969, "Bounds on
@@ -369,21 +371,21 @@ def _deal(lengths: np.ndarray, batches: int) -> list[list[int]]:
     the fullest and the emptiest batch exchange the two windows that make them most alike.
     """
     heap = [(0, batch) for batch in range(batches)]
-    dealt: list[list[int]] = [[] for _ in range(batches)]
+    assigned: list[list[int]] = [[] for _ in range(batches)]
     for window in np.argsort(-lengths, kind="stable").tolist():
         tokens, batch = heap[0]
-        dealt[batch].append(window)
+        assigned[batch].append(window)
         heapq.heapreplace(heap, (tokens + int(lengths[window]), batch))
-    loads = np.array([lengths[batch].sum() for batch in dealt])
+    loads = np.array([lengths[batch].sum() for batch in assigned])
     for _ in range(2 * batches):
         full, empty = int(loads.argmax()), int(loads.argmin())
         gap = loads[full] - loads[empty]
-        gains = lengths[dealt[full]][:, None] - lengths[dealt[empty]]
+        gains = lengths[assigned[full]][:, None] - lengths[assigned[empty]]
         one, other = np.unravel_index(np.abs(gains - gap / 2).argmin(), gains.shape)
         gain = gains[one, other]
         if not 0 < gain < gap:
             break
-        dealt[full][one], dealt[empty][other] = dealt[empty][other], dealt[full][one]
+        assigned[full][one], assigned[empty][other] = assigned[empty][other], assigned[full][one]
         loads[full] -= gain
         loads[empty] += gain
-    return dealt
+    return assigned

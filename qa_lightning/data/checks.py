@@ -19,7 +19,7 @@ from qa_lightning.data.squad import (
     MAX_SHIFT,
     Source,
     SquadTables,
-    parts,
+    iter_chunks,
     read_squad,
     require_labels,
 )
@@ -248,34 +248,34 @@ def _about_labels(tables: SquadTables) -> Iterator[Finding]:
 
 
 def _about_answers(tables: SquadTables) -> Iterator[Finding]:
-    report, concerned = tables.report, tables.concerned
+    report, affected = tables.report, tables.affected
     if report.misplaced_answers:
         yield Finding(
             "misplaced_answers",
             f"{_many(report.misplaced_answers, 'answer')} not found where the file says "
             "(answer_start): left out",
-            concerned.misplaced,
+            affected.misplaced,
         )
     if report.dropped_questions:
         yield Finding(
             "dropped_questions",
             f"{_many(report.dropped_questions, 'question')} left out, having lost all answers "
             "that way",
-            concerned.dropped,
+            affected.dropped,
         )
     if report.misplaced_plausible_answers:
         yield Finding(
             "misplaced_plausible_answers",
             f"{_many(report.misplaced_plausible_answers, 'plausible answer')} not found where the "
             "file says: left out",
-            concerned.misplaced_plausible,
+            affected.misplaced_plausible,
         )
     if report.shifted_answers:
         yield Finding(
             "shifted_answers",
             f"{_many(report.shifted_answers, 'answer')} found up to {MAX_SHIFT} characters before "
             "the place that the file names: put right",
-            concerned.shifted,
+            affected.shifted,
         )
 
 
@@ -411,7 +411,7 @@ class _TokenCounter:
             done += number
             progress(done / texts)
 
-        for part in parts(tables):
+        for part in iter_chunks(tables):
             windows = make_windows(part, self._tokenizer, self._settings, count_texts)
             self._add(windows)
 

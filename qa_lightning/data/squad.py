@@ -89,7 +89,7 @@ class ReadReport:
 
 
 @dataclass(frozen=True)
-class Concerned:
+class AffectedQuestions:
     """Ids of all questions that a report counts something of, in the order of the file."""
 
     shifted: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class SquadTables:
     questions: pa.Table
     report: ReadReport
     folder: Path | None = None
-    concerned: Concerned = Concerned()
+    affected: AffectedQuestions = AffectedQuestions()
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def require_labels(questions: pa.Table, name: str) -> None:
         )
 
 
-def unlabelled(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
+def tables_from_texts(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
     """Tables of questions to be answered, in memory; equal contexts are one row.
 
     Args:
@@ -339,7 +339,7 @@ class _Collector:
     """Checks questions one by one and collects them, with their contexts, into tables."""
 
     def __init__(self, name: str, folder: Path | None, problems: list[str] | None) -> None:
-        self.refusing = _Refusing(problems)
+        self.refusing = _ErrorCollector(problems)
         self._name = name
         self._folder = folder
         self._contexts = _Rows(CONTEXTS, folder)
@@ -360,7 +360,7 @@ class _Collector:
     ) -> None:
         """Take in one question; questions with the same `key` share one row of contexts."""
         identity = _field(record, "id", str, where)
-        place = _Place(self._name, ": question ", identity)
+        place = _Location(self._name, ": question ", identity)
         if identity in self._ids:
             raise UserError(f"{place}: this id appears more than once; ids must be unique")
         self._ids.add(identity)
@@ -417,13 +417,13 @@ class _Collector:
             misplaced_plausible_answers=self._misplaced_plausible,
             misplaced_ids=tuple(self._misplaced_ids[:_SHOWN_IDS]),
         )
-        concerned = Concerned(
+        affected = AffectedQuestions(
             shifted=tuple(self._shifted_ids),
             misplaced=tuple(self._misplaced_ids),
             dropped=tuple(self._dropped_ids),
             misplaced_plausible=tuple(self._misplaced_plausible_ids),
         )
-        return SquadTables(contexts, questions, report, self._folder, concerned)
+        return SquadTables(contexts, questions, report, self._folder, affected)
 
     def _check_share_misplaced(self) -> None:
         misplaced = len(self._misplaced_ids)
@@ -437,7 +437,7 @@ class _Collector:
             )
 
 
-class _Refusing:
+class _ErrorCollector:
     """Lets a UserError through; or notes its message, if there is a list for that, and goes on."""
 
     def __init__(self, problems: list[str] | None) -> None:
@@ -518,7 +518,7 @@ def _answers(record: dict[str, Any], key: str, where: object) -> list[tuple[str,
         return None
     answers = []
     for n, answer in enumerate(given):
-        at = _Place(where, f", {key}[", n, "]")
+        at = _Location(where, f", {key}[", n, "]")
         text = _field(answer, "text", str, at)
         start = _field(answer, "answer_start", int, at)
         if not text.strip():
@@ -545,7 +545,7 @@ def _placed(context: str, given: list[tuple[str, int]]) -> tuple[list[dict[str, 
 _KINDS = {str: "a string", int: "a whole number", bool: "true or false", list: "a list"}
 
 
-class _Place:
+class _Location:
     """Where something stands, for messages: put into words only when there is one."""
 
     def __init__(self, within: object, before: str, value: Any, after: str = "") -> None:
@@ -747,7 +747,7 @@ def replaced(questions: pa.Table, name: str, column: pa.Array | pa.ChunkedArray)
 # --- a part at a time --------------------------------------------------------------------------
 
 
-def parts(tables: SquadTables, questions: int = _BATCH) -> Iterator[SquadTables]:
+def iter_chunks(tables: SquadTables, questions: int = _BATCH) -> Iterator[SquadTables]:
     """The tables in consecutive parts, so that not everything need be in memory at once.
 
     No context is in two parts: a part ends where no later question asks about an earlier context.

@@ -22,7 +22,7 @@ from qa_lightning.data.squad import CONTEXTS, QUESTIONS, ReadReport, replaced
 from qa_lightning.data.windows import Ragged, Special, Windows, WindowSettings
 from qa_lightning.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 CONTEXT_TOKENS = {
@@ -31,7 +31,15 @@ CONTEXT_TOKENS = {
     "char_ends": np.int32,
     "word_starts": np.uint8,
 }
-OF_WINDOWS = ("question", "context", "number", "first", "size", "label_start", "label_end")
+OF_WINDOWS = (
+    "question",
+    "context",
+    "index",
+    "context_start",
+    "context_length",
+    "label_start",
+    "label_end",
+)
 COLUMNS: dict[str, type] = {
     **CONTEXT_TOKENS,
     "context_bounds": np.int64,  # where the tokens of each context begin in the columns above
@@ -95,7 +103,7 @@ def open_windows(folder: Path) -> Windows:
             "question_ids": Ragged(columns["question_ids"], columns["question_bounds"]),
             "special": Special(**about["special"]),
             "settings": WindowSettings(**about["settings"]),
-            "lost_answers": about["lost_answers"],
+            "untokenizable_answers": about["untokenizable_answers"],
         }
         return Windows(**fields)
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -144,7 +152,7 @@ def _write(parts: Iterable[Windows], folder: Path) -> dict[str, Any]:
         )
         columns["question_bounds"].add(np.zeros(1))
         columns["context_bounds"].add(np.zeros(1))
-        lost_answers = 0
+        untokenizable_answers = 0
         for part in parts:
             rows_before = {  # in the parts before this one
                 "question": columns["question_bounds"].length - 1,
@@ -159,11 +167,11 @@ def _write(parts: Iterable[Windows], folder: Path) -> dict[str, Any]:
             contexts.write_table(part.contexts)
             for name, values in _values(part).items():
                 columns[name].add(values + rows_before.get(name, 0))
-            lost_answers += part.lost_answers
+            untokenizable_answers += part.untokenizable_answers
     return {
         "settings": asdict(part.settings),
         "special": asdict(part.special),
-        "lost_answers": lost_answers,
+        "untokenizable_answers": untokenizable_answers,
     }
 
 

@@ -122,15 +122,16 @@ class Windows:
         word_starts: Whether the token begins a word, bool.
         question: Row in `questions`, int32 `[windows]`. The arrays below have that shape too.
         context: Row in `contexts`, int32.
-        number: 0 for a question's first window, then counting up, int32.
-        first: Index of its first token among the context's tokens, int32.
-        size: How many context tokens it holds, int32.
+        index: 0 for a question's first window, then counting up, int32.
+        context_start: Index of its first token among the context's tokens, int32.
+        context_length: How many context tokens it holds, int32.
         label_start: Token position in the window of the answer's first token, int32;
             `NO_ANSWER_HERE` or `IGNORED` otherwise.
         label_end: The same for the answer's last token (inclusive).
         special: Ids of the special tokens.
         settings: What they were made with.
-        lost_answers: How many answers hold no token at all (white space, control characters).
+        untokenizable_answers: How many answers hold no token at all (white space, control
+            characters).
     """
 
     questions: pa.Table
@@ -142,20 +143,20 @@ class Windows:
     word_starts: Ragged
     question: np.ndarray
     context: np.ndarray
-    number: np.ndarray
-    first: np.ndarray
-    size: np.ndarray
+    index: np.ndarray
+    context_start: np.ndarray
+    context_length: np.ndarray
     label_start: np.ndarray
     label_end: np.ndarray
     special: Special
     settings: WindowSettings
-    lost_answers: int = 0
+    untokenizable_answers: int = 0
     lengths: np.ndarray = field(init=False)
     """Tokens of every window, special ones included, int32 `[windows]`."""
 
     def __post_init__(self) -> None:
         """Work out the lengths, which grouping and padding need again and again."""
-        lengths = self.size + self.question_ids.lengths[self.question] + SPECIAL_TOKENS
+        lengths = self.context_length + self.question_ids.lengths[self.question] + SPECIAL_TOKENS
         object.__setattr__(self, "lengths", lengths.astype(np.int32))
 
     def __len__(self) -> int:
@@ -229,9 +230,9 @@ def make_windows(
     label_end = np.where(inside, answer_last[row] - begin + lead, outside)
 
     # Rows of one question (one for each of its answers) are numbered on, so that a question and a
-    # window number name one window.
+    # window index name one window.
     first_of_question = np.searchsorted(rows[row], rows[row], side="left")
-    number = np.arange(len(row)) - first_of_question
+    index = np.arange(len(row)) - first_of_question
     return Windows(
         questions=tables.questions,
         contexts=tables.contexts,
@@ -242,14 +243,14 @@ def make_windows(
         word_starts=word_starts,
         question=rows[row].astype(np.int32),
         context=context_of[rows][row].astype(np.int32),
-        number=number.astype(np.int32),
-        first=begin.astype(np.int32),
-        size=size.astype(np.int32),
+        index=index.astype(np.int32),
+        context_start=begin.astype(np.int32),
+        context_length=size.astype(np.int32),
         label_start=label_start.astype(np.int32),
         label_end=label_end.astype(np.int32),
         special=Special.of(tokenizer),
         settings=settings,
-        lost_answers=int(lost.sum()),
+        untokenizable_answers=int(lost.sum()),
     )
 
 

@@ -166,8 +166,8 @@ class SquadMetric(Metric):
             `total` counts and thresholds), and: `zero_exact` and `zero_f1` at threshold 0,
             `tuned_exact` and `tuned_f1` at the tuned threshold if there is one; `loss`, the mean
             over windows; `token_accuracy`, the mean over windows of "start token right" and "end
-            token right", 0 to 1, as the starting notebook reports it; `null_share`, the percentage
-            of questions answered with "".
+            token right", 0 to 1, as the starting notebook reports it; `no_answer_rate`, the
+            percentage of questions answered with "".
 
         Raises:
             UserError: the model's logits are not numbers.
@@ -186,7 +186,7 @@ class SquadMetric(Metric):
             threshold=self.null_threshold,
             also_at=also_at,
         )
-        figures["null_share"] = 100.0 * float(np.mean(odds > self.null_threshold))
+        figures["no_answer_rate"] = 100.0 * float(np.mean(odds > self.null_threshold))
         # A window lent to two processes counts once, and sums run in one order: the same figure
         # to the last digit on any number of processes.
         _, kept = np.unique(dim_zero_cat(self.key).cpu().numpy(), axis=0, return_index=True)

@@ -102,6 +102,16 @@ def score_answers(
     return exact, overlap
 
 
+def unanswered(null_odds: npt.ArrayLike, threshold: float) -> Bools:
+    """The verdict "no answer": bool, in the shape of the odds.
+
+    Args:
+        null_odds: How likely "no answer" is: a probability, or null score minus best span score.
+        threshold: The null threshold, on the scale of the odds.
+    """
+    return np.asarray(null_odds, np.float64) > threshold
+
+
 def sweep(
     scores: npt.ArrayLike,
     null_odds: npt.ArrayLike,
@@ -275,7 +285,7 @@ def evaluate(
         raise ValueError(f"null odds of question {np.isnan(odds).argmax()} (from 0) are NaN")
 
     def means_at(cut: float) -> dict[str, float]:
-        silent = odds > cut
+        silent = unanswered(odds, cut)
         return _means(
             np.where(silent, ~answerable, exact), np.where(silent, ~answerable, overlap), answerable
         )

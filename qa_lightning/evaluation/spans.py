@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qa_lightning.evaluation.scoring import unanswered
+
 NO_SPAN = -1
 """Character position of a span that does not exist: the window had fewer legal ones."""
 
@@ -178,6 +180,13 @@ class Answers:
         """
         best = np.maximum(self.scores[:, 0], np.finfo(np.float32).min)
         return self.null.astype(np.float64) - best.astype(np.float64)
+
+    def unanswered(self, threshold: float) -> np.ndarray:
+        """Which questions are answered with "no answer", bool `[questions]`.
+
+        Those whose null odds exceed the threshold, and those without any legal span.
+        """
+        return unanswered(self.null_odds, threshold) | (self.spans[:, 0, 0] == NO_SPAN)
 
 
 def answers_of_questions(windows: WindowScores) -> Answers:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from qa_lightning.data.download import sha256_of
-from qa_lightning.data.squad import ReadReport, read_squad, unlabelled
+from qa_lightning.data.squad import ReadReport, read_squad, tables_from_texts
 from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.report import failure_report
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts
-from qa_lightning.export.model_card import ModelCard, Stated, Variant
+from qa_lightning.export.model_card import CardMetadata, ModelCard, Variant
 from qa_lightning.export.onnx import (
     check_installed,
     largest_difference,
@@ -70,7 +70,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationResult:
     """What one form of a model made of labelled questions.
 
     Attributes:
@@ -84,7 +84,7 @@ class Outcome:
     verdicts: np.ndarray
 
 
-def score(logits: Logits, trained: TrainedModel, windows: Windows) -> Outcome:
+def score(logits: Logits, trained: TrainedModel, windows: Windows) -> EvaluationResult:
     """Answer labelled questions and score the answers, as evaluation does.
 
     Args:
@@ -105,8 +105,8 @@ def score(logits: Logits, trained: TrainedModel, windows: Windows) -> Outcome:
         threshold=threshold,
         also_at={"zero": 0.0} | ({} if tuned is None else {"tuned": tuned}),
     )
-    figures["null_share"] = 100.0 * float(np.mean(answers.null_odds > threshold))
-    return Outcome(answers, figures, _verdicts(answers, threshold))
+    figures["no_answer_rate"] = 100.0 * float(np.mean(answers.null_odds > threshold))
+    return EvaluationResult(answers, figures, _verdicts(answers, threshold))
 
 
 def _verdicts(answers: Answers, threshold: float) -> np.ndarray:
@@ -115,7 +115,7 @@ def _verdicts(answers: Answers, threshold: float) -> np.ndarray:
 
 
 def same_answers(one: np.ndarray, other: np.ndarray) -> int:
-    """How many verdicts of `Outcome` are equal."""
+    """How many verdicts of `EvaluationResult` are equal."""
     return int((one == other).all(axis=1).sum())
 
 
@@ -139,7 +139,7 @@ def read_labelled(data: Path, trained: TrainedModel) -> tuple[Windows, ReadRepor
 def export(
     model: str | Path,
     out: Path,
-    stated: Stated,
+    stated: CardMetadata,
     *,
     data: Path | None = None,
     onnx: bool = False,
@@ -188,7 +188,7 @@ def export(
             forms |= {file.name: onnx_logits(file) for file in sorted(folder.glob("*.onnx"))}
             if onnx:
                 _compare(forms, trained, say)
-            outcomes: dict[str, Outcome] = {}
+            outcomes: dict[str, EvaluationResult] = {}
             scores = None
             if data is not None and labelled is not None:
                 windows, read = labelled
@@ -245,7 +245,9 @@ def _put(folder: Path, out: Path, aside: Path) -> None:
 def _compare(forms: dict[str, Logits], trained: TrainedModel, say: Say) -> None:
     """Compare the ONNX forms of a model with torch's on `QUESTIONS`."""
     questions, contexts = zip(*QUESTIONS, strict=True)
-    windows = make_windows(unlabelled(questions, contexts), trained.tokenizer, trained.windows)
+    windows = make_windows(
+        tables_from_texts(questions, contexts), trained.tokenizer, trained.windows
+    )
     verdicts = {}
     for name, logits in forms.items():
         answers = Answerer(logits, trained.tokenizer, trained.windows).answers(windows)
@@ -266,7 +268,7 @@ def _compare(forms: dict[str, Logits], trained: TrainedModel, say: Say) -> None:
             )
 
 
-def _summary(outcome: Outcome, original: Outcome) -> str:
+def _summary(outcome: EvaluationResult, original: EvaluationResult) -> str:
     text = f"EM {outcome.figures['exact']:.2f}   F1 {outcome.figures['f1']:.2f}"
     if outcome is original:
         return text
@@ -275,7 +277,7 @@ def _summary(outcome: Outcome, original: Outcome) -> str:
 
 
 def _scores(
-    data: Path, windows: Windows, read: ReadReport, outcome: Outcome, trained: TrainedModel
+    data: Path, windows: Windows, read: ReadReport, outcome: EvaluationResult, trained: TrainedModel
 ) -> Scores:
     """What the card says of an evaluation."""
     threshold = trained.null_threshold or 0.0
@@ -298,7 +300,9 @@ def _scores(
     return Scores(source, when, outcome.figures, threshold, report, notes)
 
 
-def _variant(file: Path, outcome: Outcome | None, original: Outcome | None) -> Variant:
+def _variant(
+    file: Path, outcome: EvaluationResult | None, original: EvaluationResult | None
+) -> Variant:
     same = None
     if outcome is not None and original is not None and outcome is not original:
         same = same_answers(outcome.verdicts, original.verdicts)

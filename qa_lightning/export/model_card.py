@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stated:
+class CardMetadata:
     """What only a person can say of a model; None where nothing was said.
 
     Attributes:
@@ -72,7 +72,7 @@ class ModelCard:
         variants: The forms in which it was written, the first one the original.
     """
 
-    stated: Stated
+    stated: CardMetadata
     trained: TrainedModel
     training: Training
     scores: Scores | None = None
@@ -312,7 +312,7 @@ else:
     def _remarks(self, scores: Scores) -> str:
         figures = scores.figures
         said = [
-            f'{figures["null_share"]:.1f} % of the questions were answered with "no answer"; '
+            f'{figures["no_answer_rate"]:.1f} % of the questions were answered with "no answer"; '
             "answering nothing at all would score "
             f"{100 * figures.get('NoAns_total', 0) / figures['total']:.2f}."
         ]

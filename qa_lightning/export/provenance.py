@@ -67,7 +67,7 @@ class Scores:
         data: The questions.
         when: When and how they were scored, in words.
         figures: What `qa_lightning.evaluation.scoring.evaluate` gave, with `zero_...` at null
-            threshold 0, `tuned_...` at the tuned one, if there is one, and `null_share`.
+            threshold 0, `tuned_...` at the tuned one, if there is one, and `no_answer_rate`.
         threshold: The null threshold in force.
         report: Where the model fails, if that was worked out.
         notes: What to know of the questions, in sentences.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
-from qa_lightning.data.squad import unlabelled
+from qa_lightning.data.squad import tables_from_texts
 from qa_lightning.data.windows import Windows, WindowSettings, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import (
@@ -32,7 +32,7 @@ from qa_lightning.model.attention import use_window_attention
 from qa_lightning.model.hardware import best_device, choose_precision
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import padded_logits
-from qa_lightning.model.trained_model import TrainedModel, Use
+from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
@@ -149,13 +149,13 @@ class Answerer:
             UserError: there is no such model or device.
         """
         path = Path(model).expanduser()
-        use: TrainedModel | Use
+        use: TrainedModel | InferenceSettings
         if path.suffix == ".onnx":
             if device not in (None, "cpu") or precision is not None:
                 raise UserError(f"{model}: an ONNX model runs on the CPU, at its own precision")
             from qa_lightning.export.onnx import onnx_logits
 
-            logits, use = onnx_logits(path), Use.of_folder(str(path.parent))
+            logits, use = onnx_logits(path), InferenceSettings.of_folder(str(path.parent))
         else:
             use = TrainedModel.load(model)
             logits = model_logits(use.encoder, device, precision)
@@ -255,7 +255,7 @@ class Answerer:
                     raise UserError(f"{which} is empty")
                 if not _is_unicode(text):
                     raise UserError(f"{which} holds half a character (a lone surrogate)")
-        return make_windows(unlabelled(questions, contexts), self.tokenizer, self.windows)
+        return make_windows(tables_from_texts(questions, contexts), self.tokenizer, self.windows)
 
 
 def model_logits(

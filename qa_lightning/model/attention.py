@@ -1,4 +1,4 @@
-"""Attention over padded and over packed windows, in the way that is fastest on the device.
+"""Attention over padded and over packed windows, in the backend that is fastest on the device.
 
 Of packed windows each attends to itself alone. All ways give the same numbers but for rounding:
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAME = "windows"
 """What transformers knows this attention by."""
 
-Way = Literal["varlen", "pad", "loop"]
+AttentionBackend = Literal["varlen", "pad", "loop"]
 """How packed windows attend."""
 
 
@@ -47,7 +47,7 @@ def use_window_attention(encoder: PreTrainedModel) -> None:
     encoder.set_attn_implementation(NAME)
 
 
-def way_of(device: torch.device, dtype: torch.dtype) -> Way:
+def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     """Choose how packed windows attend.
 
     Args:
@@ -66,20 +66,24 @@ def way_of(device: torch.device, dtype: torch.dtype) -> Way:
     return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) else "pad"
 
 
-def packed_arguments(way: Way, packing: Packing, mask: Tensor) -> dict[str, Any]:
+def packed_arguments(backend: AttentionBackend, packing: Packing, mask: Tensor) -> dict[str, Any]:
     """What the encoder's attention needs to know of a packed batch, as keyword arguments.
 
-    No more than the way needs: code that is compiled for some of these values would be compiled
+    No more than the backend needs: code that is compiled for some of these values would be compiled
     again for others.
 
     Args:
-        way: How to attend.
+        backend: How to attend.
         packing: Where the windows are.
         mask: True where a token of the padded windows is real, bool `[windows, tokens]`.
     """
-    if way == "pad":
-        return {"way": way, "cells": packing.cells, "attention_mask": mask[:, None, None, :]}
-    return {"way": way, "ends": packing.ends, "longest": packing.longest}
+    if backend == "pad":
+        return {
+            "backend": backend,
+            "indices": packing.indices,
+            "attention_mask": mask[:, None, None, :],
+        }
+    return {"backend": backend, "cu_seqlens": packing.cu_seqlens, "max_seqlen": packing.max_seqlen}
 
 
 def _attention(
@@ -89,10 +93,10 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
-    way: Way | None = None,
-    cells: Tensor | None = None,
-    ends: Tensor | None = None,
-    longest: int = 0,
+    backend: AttentionBackend | None = None,
+    indices: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend, as transformers calls it in every layer; weights are scaled by the head's size.
@@ -104,24 +108,24 @@ def _attention(
         value: The same.
         attention_mask: True where a key counts, bool `[windows, 1, 1, tokens]`; None for all.
         dropout: Share of attention weights that are zeroed.
-        way: How packed windows attend; None when they are padded.
-        cells: See `Packing`.
-        ends: See `Packing`.
-        longest: See `Packing`.
+        backend: How packed windows attend; None when they are padded.
+        indices: See `Packing`.
+        cu_seqlens: See `Packing`.
+        max_seqlen: See `Packing`.
         others: What this attention has no use for.
 
     Returns:
         `[windows, tokens, heads, size]`, and no weights.
     """
-    if way == "varlen":
-        assert ends is not None
-        return _varlen(query, key, value, ends, longest), None
-    if way == "loop":
-        assert ends is not None
-        return _loop(query, key, value, ends, dropout), None
-    if way == "pad":
-        assert cells is not None and attention_mask is not None
-        return _pad(query, key, value, cells, attention_mask, dropout), None
+    if backend == "varlen":
+        assert cu_seqlens is not None
+        return _varlen(query, key, value, cu_seqlens, max_seqlen), None
+    if backend == "loop":
+        assert cu_seqlens is not None
+        return _loop(query, key, value, cu_seqlens, dropout), None
+    if backend == "pad":
+        assert indices is not None and attention_mask is not None
+        return _pad(query, key, value, indices, attention_mask, dropout), None
     return _attend(query, key, value, attention_mask, dropout), None
 
 
@@ -140,35 +144,39 @@ def _attend(
     return attended.transpose(1, 2)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    attended = varlen_attn(query, key, value, ends, ends, longest, longest)  # [slots, heads, size]
+    attended = varlen_attn(
+        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
+    )  # [slots, heads, size]
     assert isinstance(attended, Tensor)
     return attended.unsqueeze(0)
 
 
 @torch.compiler.disable
-def _loop(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, dropout: float) -> Tensor:
-    lengths = [length for length in ends.diff().tolist() if length]
+def _loop(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float) -> Tensor:
+    lengths = [length for length in cu_seqlens.diff().tolist() if length]
     queries, keys, values = (part.split(lengths, dim=2) for part in (query, key, value))
     windows = zip(queries, keys, values, strict=True)
     return torch.cat([_attend(*window, None, dropout) for window in windows], dim=1)
 
 
 def _pad(
-    query: Tensor, key: Tensor, value: Tensor, cells: Tensor, mask: Tensor, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, indices: Tensor, mask: Tensor, dropout: float
 ) -> Tensor:
     windows, width = mask.shape[0], mask.shape[3]
     heads, size = query.shape[1], query.shape[3]
 
     def padded(part: Tensor) -> Tensor:
         spread = part.new_zeros(windows * width + 1, heads, size)
-        spread = spread.index_copy(0, cells, part[0].transpose(0, 1))
+        spread = spread.index_copy(0, indices, part[0].transpose(0, 1))
         return spread[:-1].view(windows, width, heads, size).transpose(1, 2)
 
     attended = _attend(padded(query), padded(key), padded(value), mask, dropout)
     # Slots that are left over find zeros in the cell after the last.
     flat = nn.functional.pad(attended.reshape(windows * width, heads, size), (0, 0, 0, 0, 0, 1))
-    return flat[cells].unsqueeze(0)
+    return flat[indices].unsqueeze(0)

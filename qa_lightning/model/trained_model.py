@@ -36,7 +36,7 @@ _OF_LABELS = ("every_answer",)
 
 
 @dataclass(frozen=True)
-class Use:
+class InferenceSettings:
     """What a saved model's folder says of its use, beside the weights.
 
     Attributes:
@@ -50,7 +50,7 @@ class Use:
     null_threshold: float | None
 
     @classmethod
-    def of_folder(cls, name: str) -> Use:
+    def of_folder(cls, name: str) -> InferenceSettings:
         """Read it.
 
         Args:
@@ -153,7 +153,7 @@ class TrainedModel:
     @classmethod
     def _of_folder(cls, name: str) -> TrainedModel:
         encoder = load_encoder(name, trained=True)
-        use = Use.of_folder(name)
+        use = InferenceSettings.of_folder(name)
         check_vocabulary(encoder, use.tokenizer)
         return cls(encoder, use.tokenizer, use.windows, use.null_threshold, name)
 

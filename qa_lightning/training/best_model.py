@@ -162,7 +162,7 @@ def _summary(figures: dict[str, float], best: Path, run: Path) -> str:
                     f"    {name}: EM {figures[f'val/{group}_exact']:.2f}   "
                     f"F1 {figures[f'val/{group}_f1']:.2f}"
                 )
-        lines.append(f"  answered with 'no answer': {figures['val/null_share']:.1f} %")
+        lines.append(f"  answered with 'no answer': {figures['val/no_answer_rate']:.1f} %")
         lines += thresholds_compared(figures, "val")
     lines += [
         f"  checkpoint   {best}",
@@ -215,7 +215,7 @@ class EvaluationFiles(Callback):
         if answers is None:
             return
         windows = module.datamodule.windows(split)
-        threshold = module.threshold_in_force
+        threshold = module.effective_null_threshold
         questions = windows.questions.take(answers.question)
         texts = windows.contexts["text"].take(questions["context"]).to_pylist()
         try:

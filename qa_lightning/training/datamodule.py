@@ -23,7 +23,7 @@ from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.squad import (
     ReadReport,
     Source,
-    parts,
+    iter_chunks,
     read_squad,
     require_labels,
     resolve_source,
@@ -299,10 +299,10 @@ class SquadDataModule(LightningDataModule):
             with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
                 windows = (
                     make_windows(part, self.tokenizer, settings, bar.update)
-                    for part in parts(tables)
+                    for part in iter_chunks(tables)
                 )
                 save_windows(windows, tables.report, folder)
-        if lost := open_windows(folder).lost_answers:
+        if lost := open_windows(folder).untokenizable_answers:
             rank_zero_warn(
                 f"{source.name}: {lost} answers hold no token at all (white space or control "
                 "characters); their windows are ignored in the loss"
@@ -364,7 +364,7 @@ class SquadDataModule(LightningDataModule):
                 windows,
                 with_offsets=not training,
                 padding=self.hparams["padding"],
-                row_slots=sampler.row_slots if sampler.order == "packed" else None,
+                row_tokens=sampler.row_tokens if sampler.order == "packed" else None,
             ),
             sampler=sampler,
             batch_size=None,

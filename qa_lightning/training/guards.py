@@ -172,7 +172,7 @@ def check_folder(folder: Path, module: nn.Module) -> None:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def as_user_error(folder: Path) -> Iterator[None]:
     """Turn what a run can die of into a UserError: memory, the disk, a worker that died.
 
     Any other exception goes through as it is.

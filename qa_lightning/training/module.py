@@ -17,7 +17,12 @@ from qa_lightning.errors import UserError
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model import hardware
-from qa_lightning.model.attention import Way, packed_arguments, use_window_attention, way_of
+from qa_lightning.model.attention import (
+    AttentionBackend,
+    choose_backend,
+    packed_arguments,
+    use_window_attention,
+)
 from qa_lightning.model.encoder import (
     NULL_THRESHOLD,
     build_encoder,
@@ -155,10 +160,10 @@ class QuestionAnsweringModule(LightningModule):
         self.compile_encoder = compile
         self._class_weights = (1.0, 1.0)  # of windows with an answer, and without
         self._labelled_per_batch: float | None = None  # labelled windows in an average batch
-        self._packed_way: Way | None = None
+        self._packed_backend: AttentionBackend | None = None
 
     @property
-    def threshold_in_force(self) -> float:
+    def effective_null_threshold(self) -> float:
         """The null threshold that counts: the one asked for, else the tuned one, else 0."""
         if self.null_threshold is not None:
             return self.null_threshold
@@ -229,36 +234,36 @@ class QuestionAnsweringModule(LightningModule):
         if attention_mask is None:
             raise ValueError("packed windows come with an attention mask")
         windows, width = input_ids.shape
-        row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.cells]
+        row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.indices]
         hidden = encode(
             input_ids=row.unsqueeze(0),
-            position_ids=(packing.cells % width).unsqueeze(0),
-            **packed_arguments(self._way(row.device), packing, attention_mask),
+            position_ids=(packing.indices % width).unsqueeze(0),
+            **packed_arguments(self._attention_backend(row.device), packing, attention_mask),
         )[0]
         padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
         logits = head_logits(self.encoder, hidden)[0]
-        return padded.index_copy(0, packing.cells, logits)[:-1].view(windows, width, 2)
+        return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
 
-    def _way(self, device: torch.device) -> Way:
+    def _attention_backend(self, device: torch.device) -> AttentionBackend:
         """How packed windows attend on this device; announced when it is chosen."""
         half = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if half else self.encoder.dtype
-        way = way_of(device, dtype)
-        if way != self._packed_way:
-            self._packed_way = way
+        backend = choose_backend(device, dtype)
+        if backend != self._packed_backend:
+            self._packed_backend = backend
             names = {
                 "varlen": "variable-length attention (varlen_attn)",
                 "pad": "attention that is padded",
                 "loop": "attention window by window",
             }
-            rank_zero_info(f"packed windows: {names[way]}")
-            if way == "varlen" and self.training and self.encoder.config.attention_dropout:
+            rank_zero_info(f"packed windows: {names[backend]}")
+            if backend == "varlen" and self.training and self.encoder.config.attention_dropout:
                 rank_zero_warn(
                     "variable-length attention has no dropout of attention weights: they are "
                     "trained without. --model.attention_dropout 0 says so; "
                     "--data.batching grouped keeps it"
                 )
-        return way
+        return backend
 
     def on_fit_start(self) -> None:
         """Weigh windows as `unanswerable_share` asks, and compile the encoder if that is asked."""
@@ -429,15 +434,15 @@ class QuestionAnsweringModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: Literal["val", "test"]) -> None:
-        self.metric.use_thresholds(self.threshold_in_force, self.tuned_threshold)
+        self.metric.use_thresholds(self.effective_null_threshold, self.tuned_threshold)
         figures = self.metric.compute()
-        figures["null_threshold"] = self.threshold_in_force
+        figures["null_threshold"] = self.effective_null_threshold
         # Every process has the same figures, so nothing is left to reduce; a figure logged on one
         # process alone would leave checkpointing waiting on the others.
         shown = {"exact", "f1"}
         for name, value in figures.items():
             self.log(f"{split}/{name}", value, prog_bar=name in shown, rank_zero_only=False)
-        share = figures["null_share"]
+        share = figures["no_answer_rate"]
         both_kinds = "HasAns_total" in figures and "NoAns_total" in figures
         if both_kinds and not self.trainer.sanity_checking:
             if share >= COLLAPSED:
@@ -456,19 +461,19 @@ class QuestionAnsweringModule(LightningModule):
         """AdamW and a learning rate that changes with every optimizer step."""
         from transformers import get_scheduler
 
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+        decay: list[nn.Parameter] = []
+        no_decay: list[nn.Parameter] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 # Not by their dimensions: the shards that FSDP makes have but one.
-                spared = name == "bias" or isinstance(module, nn.LayerNorm)
+                is_no_decay = name == "bias" or isinstance(module, nn.LayerNorm)
                 if parameter.requires_grad:
-                    (plain if spared else decayed).append(parameter)
+                    (no_decay if is_no_decay else decay).append(parameter)
         half_precision_scaler = self.trainer.precision == "16-mixed"
         optimizer = torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
-                {"params": plain, "weight_decay": 0.0},
+                {"params": decay, "weight_decay": self.hparams["weight_decay"]},
+                {"params": no_decay, "weight_decay": 0.0},
             ],
             lr=self.hparams["learning_rate"],
             # The fused step would undo the loss scaling by itself, after clipping.
@@ -477,7 +482,7 @@ class QuestionAnsweringModule(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
-                "the learning rate's course needs an end: set --trainer.max_epochs or "
+                "the learning-rate schedule needs an end: set --trainer.max_epochs or "
                 "--trainer.max_steps"
             )
         names = {"constant": "constant_with_warmup"}

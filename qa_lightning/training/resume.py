@@ -216,7 +216,7 @@ class Position:
     validating: bool = False
 
 
-def settle(loop: dict[str, Any], position: Position) -> None:
+def normalize_loop_state(loop: dict[str, Any], position: Position) -> None:
     """Make the saved state of Lightning's fit loop say that training stands at a position.
 
     Lightning saves its counters as they are at the moment, in the midst of a batch or of a hook,
@@ -316,7 +316,7 @@ class LastCheckpoint(Callback):
             position = Position(
                 position.epoch + 1, 0, position.total_batches, position.logger_step, False
             )
-        settle(checkpoint["loops"]["fit_loop"], position)
+        normalize_loop_state(checkpoint["loops"]["fit_loop"], position)
         checkpoint["epoch"] = position.epoch
         state = {**random_state(pl_module.device), **self._random}
         states = [state]

@@ -1,4 +1,4 @@
-"""Insight: what TensorBoard shows of a run beside single curves."""
+"""TensorBoardPanels: what TensorBoard shows of a run beside single curves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAYOUT = {
         "F1 (%)": ["val/HasAns_f1$", "val/NoAns_f1$"],
     },
     "No answer": {
-        "questions left unanswered (%)": ["val/null_share$"],
+        "questions left unanswered (%)": ["val/no_answer_rate$"],
         "null threshold in force": ["val/null_threshold$"],
         "EM at threshold 0, tuned, best (%)": [f"val/{at}_exact$" for at in THRESHOLDS],
         "F1 at threshold 0, tuned, best (%)": [f"val/{at}_f1$" for at in THRESHOLDS],
@@ -49,7 +49,7 @@ EXAMPLES = 8
 """Questions that are shown at every validation."""
 
 
-class Insight(Callback):
+class TensorBoardPanels(Callback):
     """Shows in TensorBoard what the model does, at every validation of `fit`.
 
     - `val/examples`, a text: the same few questions every time, the seed of the data fixes which;
@@ -82,7 +82,7 @@ class Insight(Callback):
                 self._show(trainer, module, module.metric.answers())
 
     def _show(self, trainer: Trainer, module: QuestionAnsweringModule, answers: Answers) -> None:
-        windows, threshold = module.datamodule.windows("val"), module.threshold_in_force
+        windows, threshold = module.datamodule.windows("val"), module.effective_null_threshold
         golds = pc.list_value_length(windows.questions.column("answers")).to_numpy()
         answerable = golds[answers.question] > 0
         chosen = choose(answerable, EXAMPLES, module.datamodule.hparams["seed"])

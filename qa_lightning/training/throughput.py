@@ -119,7 +119,7 @@ class TrainingCost:
 
     def flops(self, size: BatchSize) -> int:
         """Operations for this much work."""
-        return self.per_token * size.tokens + self.per_pair * size.squares
+        return self.per_token * size.tokens + self.per_pair * size.attention_pairs
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Rates:
         return cls(
             windows_per_s=processes * size.windows / seconds,
             tokens_per_s=processes * size.tokens / seconds,
-            padding=100 * (1 - size.tokens / size.slots),
+            padding=100 * (1 - size.tokens / size.padded_tokens),
             tflops=processes * flops / 1e12,
             mfu=100 * flops / peak.flops,
         )

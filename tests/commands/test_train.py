@@ -114,7 +114,7 @@ class TestFit:
 
     def test_logs_every_curve(self, fitted: Fitted) -> None:
         curves = scalars(fitted.run)
-        wanted = {"train/loss", "val/loss", "val/token_accuracy", "val/null_share"}
+        wanted = {"train/loss", "val/loss", "val/token_accuracy", "val/no_answer_rate"}
         for group in ("", "HasAns_", "NoAns_"):
             wanted |= {f"val/{group}exact", f"val/{group}f1", f"val/{group}total"}
         wanted |= {"val/best_exact", "val/best_exact_thresh", "val/best_f1", "val/best_f1_thresh"}
@@ -131,7 +131,7 @@ class TestFit:
         figures = fitted.figures()
         assert figures["val/exact"] > 50  # always "no answer" gives 25
         assert figures["val/HasAns_exact"] > 60
-        assert 0 < figures["val/null_share"] < 100
+        assert 0 < figures["val/no_answer_rate"] < 100
 
     def test_the_best_checkpoint_is_the_best(self, fitted: Fitted) -> None:
         content = torch.load(fitted.best, weights_only=True)
@@ -159,7 +159,7 @@ class TestFit:
         assert f"EM {figures['val/exact']:.2f}   F1 {figures['val/f1']:.2f}" in summary
         assert f" answerable: EM {figures['val/HasAns_exact']:.2f}" in summary
         assert f"unanswerable: EM {figures['val/NoAns_exact']:.2f}" in summary
-        assert f"'no answer': {figures['val/null_share']:.1f} %" in summary
+        assert f"'no answer': {figures['val/no_answer_rate']:.1f} %" in summary
         assert str(fitted.best) in summary
         assert str(fitted.run / "model") in summary
         assert str(fitted.run / "learning_curve.png") in summary
@@ -211,17 +211,17 @@ class TestScoring:
         expected = fitted.figures()
         assert figures == {f"test/{name[4:]}": value for name, value in expected.items()}
 
-    @pytest.mark.parametrize(("threshold", "null_share"), [(-1000.0, 100.0), (1000.0, 0.0)])
+    @pytest.mark.parametrize(("threshold", "no_answer_rate"), [(-1000.0, 100.0), (1000.0, 0.0)])
     def test_a_changed_null_threshold_counts(
-        self, fitted: Fitted, tmp_path: Path, threshold: float, null_share: float
+        self, fitted: Fitted, tmp_path: Path, threshold: float, no_answer_rate: float
     ) -> None:
         _, figures = fitted.call(
             "validate",
             tmp_path,
             *("--data.val", fitted.labelled, f"--model.null_threshold={threshold}"),
         )
-        assert figures["val/null_share"] == null_share
-        assert figures["val/NoAns_exact"] == null_share
+        assert figures["val/no_answer_rate"] == no_answer_rate
+        assert figures["val/NoAns_exact"] == no_answer_rate
         best = fitted.figures()
         for name in ("val/best_exact", "val/best_f1", "val/loss"):  # these know no threshold
             assert figures[name] == best[name]

@@ -53,7 +53,9 @@ def assert_built_from(batch: Batch, windows: Windows, rows: list[int]) -> None:
     special = windows.special
     for at, row in enumerate(rows):
         question = row_of(windows.question_ids, windows.question[row])
-        piece = slice(windows.first[row], windows.first[row] + windows.size[row])
+        piece = slice(
+            windows.context_start[row], windows.context_start[row] + windows.context_length[row]
+        )
         context, starts, ends, words = (
             row_of(ragged, windows.context[row])[piece]
             for ragged in (
@@ -86,7 +88,7 @@ def assert_built_from(batch: Batch, windows: Windows, rows: list[int]) -> None:
         assert batch.word_starts[at].tolist() == word_starts
         assert batch.label_start[at] == windows.label_start[row]
         assert batch.label_end[at] == windows.label_end[row]
-        assert batch.key[at].tolist() == [windows.question[row], windows.number[row]]
+        assert batch.key[at].tolist() == [windows.question[row], windows.index[row]]
 
 
 @pytest.mark.parametrize("padding", ["batch", "window"])
@@ -166,8 +168,8 @@ def test_packing_names_every_token_once_in_its_windows_order(windows: Windows) -
     rows = np.random.default_rng(0).permutation(len(windows))[:7].tolist()
     tokens = int(windows.lengths[rows].sum())
     longest = windows.settings.window
-    for row_slots in (0, tokens, tokens + 1, 8 * -(-(tokens + 3 * longest) // 8)):
-        dataset = WindowDataset(windows, with_offsets=True, row_slots=row_slots)
+    for row_tokens in (0, tokens, tokens + 1, 8 * -(-(tokens + 3 * longest) // 8)):
+        dataset = WindowDataset(windows, with_offsets=True, row_tokens=row_tokens)
         batch, padded = dataset[rows], plain[rows]
         assert batch.packing is not None and padded.packing is None
         cells, ends, most = batch.packing
@@ -186,14 +188,14 @@ def test_packing_names_every_token_once_in_its_windows_order(windows: Windows) -
         segments = len(lengths)
         assert segments & (segments - 1) == 0  # a power of two: few shapes
         assert batch.size.tokens == padded.size.tokens == tokens
-        assert batch.size.squares == padded.size.squares
-        assert batch.size.slots == len(cells)
-        assert len(cells) == max(row_slots, -(-tokens // PAD_TO_MULTIPLE) * PAD_TO_MULTIPLE)
+        assert batch.size.attention_pairs == padded.size.attention_pairs
+        assert batch.size.padded_tokens == len(cells)
+        assert len(cells) == max(row_tokens, -(-tokens // PAD_TO_MULTIPLE) * PAD_TO_MULTIPLE)
 
 
 def test_a_packed_batch_without_padding_still_has_a_mask(windows: Windows) -> None:
     full = np.flatnonzero(windows.lengths == windows.settings.window)
-    batch = WindowDataset(windows, with_offsets=False, row_slots=64)[full]
+    batch = WindowDataset(windows, with_offsets=False, row_tokens=64)[full]
     assert batch.attention_mask is not None and batch.attention_mask.all()
 
 
@@ -352,10 +354,10 @@ def test_packed_rows_are_even_however_wild_the_lengths(
     sizes = np.array(lengths, np.int32)
     ranks = epoch_of(sizes, batch_size, "packed", world_size=world_size, seed=seed)
     loads = np.array([sizes[batch].sum() for batches in ranks for batch in batches])
-    row_slots = WindowSampler(sizes, batch_size, order="packed", world_size=world_size).row_slots
-    assert row_slots % PAD_TO_MULTIPLE == 0
+    row_tokens = WindowSampler(sizes, batch_size, order="packed", world_size=world_size).row_tokens
+    assert row_tokens % PAD_TO_MULTIPLE == 0
     if len(lengths) >= world_size:
-        assert loads.mean() < row_slots < loads.mean() + 2 * 8
+        assert loads.mean() < row_tokens < loads.mean() + 2 * 8
     # What is dealt together (all of it up to 64 rows) differs by one window at most.
     if len(loads) <= 64:
         assert loads.max() - loads.min() <= max(lengths)
@@ -369,8 +371,8 @@ def test_packed_rows_are_full(batch_size: int, most: float, world_size: int) -> 
     sampler = WindowSampler(lengths, batch_size, order="packed", world_size=world_size)
     ranks = epoch_of(lengths, batch_size, "packed", world_size=world_size)
     loads = np.array([lengths[batch].sum() for batches in ranks for batch in batches])
-    assert loads.max() <= sampler.row_slots  # so that every row has the same shape
-    assert 1 - loads.sum() / (len(loads) * sampler.row_slots) < most
+    assert loads.max() <= sampler.row_tokens  # so that every row has the same shape
+    assert 1 - loads.sum() / (len(loads) * sampler.row_tokens) < most
     counts = [len(batch) for batches in ranks for batch in batches]
     assert np.mean(counts) == pytest.approx(batch_size, rel=0.03)
     assert max(counts) - min(counts) <= 4

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from qa_lightning.data.squad import SquadTables, parts, read_squad
+from qa_lightning.data.squad import SquadTables, iter_chunks, read_squad
 from qa_lightning.data.window_cache import open_windows, save_windows
 from qa_lightning.data.windows import Ragged, Windows, WindowSettings, make_windows
 from qa_lightning.errors import UserError
@@ -50,7 +50,7 @@ def assert_equal(found: Windows, expected: Windows) -> None:
 def test_parts_on_disk_are_the_whole_in_memory(
     tables: SquadTables, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, questions: int
 ) -> None:
-    pieces = [make_windows(part, tokenizer, SIZES) for part in parts(tables, questions)]
+    pieces = [make_windows(part, tokenizer, SIZES) for part in iter_chunks(tables, questions)]
     assert (len(pieces) > 1) == (questions < tables.questions.num_rows)
     save_windows(iter(pieces), tables.report, tmp_path / "windows")
     assert_equal(open_windows(tmp_path / "windows"), make_windows(tables, tokenizer, SIZES))
@@ -79,7 +79,7 @@ def test_no_token_and_no_window_of_a_label(
     save_windows([windows], tables.report, tmp_path / "windows")
     found = open_windows(tmp_path / "windows")
     assert_equal(found, windows)
-    assert (len(found.context_ids.values), found.lost_answers, len(found)) == (0, 1, 1)
+    assert (len(found.context_ids.values), found.untokenizable_answers, len(found)) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["context_ids.npy", "questions.arrow", "windows.json"])
@@ -128,7 +128,7 @@ def test_no_context_is_in_two_parts(
     questions = questions.set_column(1, whole.questions.schema.field("context"), [column])
     tables = SquadTables(whole.contexts.take(list(numbers)), questions, whole.report)
 
-    pieces = list(parts(tables, most))
+    pieces = list(iter_chunks(tables, most))
     texts = [part.contexts["text"].to_pylist() for part in pieces]
     assert [text for of_part in texts for text in of_part] == tables.contexts["text"].to_pylist()
     asked = [

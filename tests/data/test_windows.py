@@ -217,7 +217,7 @@ def test_equal_to_the_usual_way(
     window = room_for(room, overlap=overlap)
     windows = make_windows(made, tokenizer, window)
     assert_as_usual(windows, tokenizer, made, window.window, overlap)
-    assert windows.lost_answers == len(
+    assert windows.untokenizable_answers == len(
         set(windows.question[windows.label_start == IGNORED].tolist())
     )
 
@@ -238,7 +238,7 @@ def test_equal_to_the_usual_way_on_real_data(shared: Path, window: int, overlap:
     data = tables(*chosen)
     windows = make_windows(data, tokenizer, WindowSettings(window, overlap))
     assert_as_usual(windows, tokenizer, data, window, overlap)
-    assert windows.lost_answers == 0
+    assert windows.untokenizable_answers == 0
 
 
 def test_settings_left_in_the_tokenizer_do_not_matter(
@@ -294,14 +294,14 @@ def check_every_span(
     ]
     data = tables((context, [("where?", [answer]) for answer in answers]))
     windows = make_windows(data, tokenizer, settings)
-    assert windows.lost_answers == 0
+    assert windows.untokenizable_answers == 0
     for row, question in enumerate(windows.question.tolist()):
         begin, end = answers[question]
         # Where one character is several tokens, its answer is all of them.
         touching = [token for token, (a, b) in enumerate(offsets) if a < end and b > begin]
         if (
-            windows.first[row] <= touching[0]
-            and touching[-1] < windows.first[row] + windows.size[row]
+            windows.context_start[row] <= touching[0]
+            and touching[-1] < windows.context_start[row] + windows.context_length[row]
         ):
             assert decoded(windows, row) == context[begin:end]
         else:
@@ -414,7 +414,7 @@ def test_an_answer_without_a_token_is_ignored_and_counted(
     ]
     settings = replace(FIVE, first_window_only=first_window_only)
     windows = make_windows(tables((context, asked)), tokenizer, settings)
-    assert windows.lost_answers == 2
+    assert windows.untokenizable_answers == 2
     for question, first in ((0, UNKNOWN), (1, UNKNOWN), (2, (4, 5)), (3, NONE)):
         of_question = [
             label
@@ -437,9 +437,9 @@ def test_every_answer_has_windows_of_its_own(tokenizer: PreTrainedTokenizerFast)
     data = tables((ALPHABET, asked), ("a b", [("e", [(0, 1), (2, 3), (0, 3), (0, 1)])]))
     settings = replace(FIVE, every_answer=True)
     windows = make_windows(data, tokenizer, settings)
-    keys = list(zip(windows.question.tolist(), windows.number.tolist(), strict=True))
+    keys = list(zip(windows.question.tolist(), windows.index.tolist(), strict=True))
     assert keys == [(q, n) for q, count in enumerate((9, 3, 3, 3, 4)) for n in range(count)]
-    assert windows.first.tolist() == [0, 2, 4] * 6 + [0] * 4
+    assert windows.context_start.tolist() == [0, 2, 4] * 6 + [0] * 4
     texts = [
         [
             decoded(windows, row)
@@ -451,7 +451,7 @@ def test_every_answer_has_windows_of_its_own(tokenizer: PreTrainedTokenizerFast)
     assert texts == [["a", "c d", "c d", "h"], [], [], ["b"], ["a", "b", "a b", "a"]]
 
     windows = make_windows(data, tokenizer, FIVE)
-    keys = list(zip(windows.question.tolist(), windows.number.tolist(), strict=True))
+    keys = list(zip(windows.question.tolist(), windows.index.tolist(), strict=True))
     assert keys == [(q, n) for q, count in enumerate((3, 3, 3, 3, 1)) for n in range(count)]
 
 
@@ -481,12 +481,12 @@ def test_windows_cover_the_context_and_overlap_exactly(
     for row, count in enumerate(tokens):
         mine = windows.question == row
         assert (windows.context[mine] == row).all()
-        first, size = windows.first[mine], windows.size[mine]
+        first, size = windows.context_start[mine], windows.context_length[mine]
         assert first[0] == 0 and first[-1] + size[-1] == count
         assert (size[:-1] == capacity).all()  # only the last window has room left
         assert (first[:-1] + size[:-1] - first[1:] == overlap).all()
         assert (size[1:] > overlap).all()  # every window brings something new
-        assert windows.number[mine].tolist() == list(range(int(mine.sum())))
+        assert windows.index[mine].tolist() == list(range(int(mine.sum())))
 
 
 def test_both_layouts(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -550,7 +550,7 @@ def test_sizes_that_cannot_advance_are_refused(window: int, overlap: int, questi
 def test_the_largest_overlap_allowed_advances(tokenizer: PreTrainedTokenizerFast) -> None:
     sizes = WindowSettings(window=20, overlap=8, max_question_tokens=8)
     windows = make_windows(tables(("a " * 30, [("b " * 99, [])])), tokenizer, sizes)
-    assert windows.first.tolist() == list(range(22))
+    assert windows.context_start.tolist() == list(range(22))
 
 
 @pytest.mark.parametrize("room", [1, 20])
@@ -563,15 +563,15 @@ def test_texts_without_a_token(tokenizer: PreTrainedTokenizerFast, room: int) ->
         (controls, [("a", [])]),
     )
     windows = make_windows(data, tokenizer, room_for(room, overlap=0))
-    assert windows.size.tolist() == [1, 0, 0, 0, 1, 0]
+    assert windows.context_length.tolist() == [1, 0, 0, 0, 1, 0]
     assert windows.lengths.tolist() == [5, 3, 5, 3, 4, 4]
     assert labels(windows) == [(3, 3), UNKNOWN, NONE, UNKNOWN, (2, 2), NONE]
-    assert windows.lost_answers == 1
+    assert windows.untokenizable_answers == 1
     batch = WindowDataset(windows, with_offsets=True)[[0, 1, 2, 3, 4, 5]]
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert batch.input_ids[1, :3].tolist() == [cls, sep, sep]
     assert batch.offsets is not None
-    assert (batch.offsets[..., 0] >= 0).sum(1).tolist() == windows.size.tolist()
+    assert (batch.offsets[..., 0] >= 0).sum(1).tolist() == windows.context_length.tolist()
     only = make_windows(tables((controls, [(controls, [])])), tokenizer, room_for(room, overlap=0))
     assert only.lengths.tolist() == [3]
     assert len(WindowDataset(only, with_offsets=True)[[0]].input_ids) == 1

@@ -140,7 +140,7 @@ def the_simple_way(
         )
     also_at = {"zero": 0.0, "tuned": 1.5}
     figures = evaluate(golds, texts, null_odds=odds, threshold=threshold, also_at=also_at)
-    figures["null_share"] = 100 * sum(odd > threshold for odd in odds) / len(odds)
+    figures["no_answer_rate"] = 100 * sum(odd > threshold for odd in odds) / len(odds)
     known = [window for window in windows if not math.isnan(window.loss)]
     figures["loss"] = sum(window.loss for window in known) / len(known)
     hits = [hit for window in known for hit in window.hits]
@@ -158,7 +158,7 @@ def test_figures_equal_the_simple_way(threshold: float) -> None:
     assert figures == pytest.approx(expected, rel=1e-6)
     assert figures["total"] == 60
     if threshold == 0.0:  # the data are such that nothing here is trivial
-        assert 10 < figures["HasAns_f1"] < 90 and 10 < figures["null_share"] < 90
+        assert 10 < figures["HasAns_f1"] < 90 and 10 < figures["no_answer_rate"] < 90
         assert figures["HasAns_exact"] < figures["HasAns_f1"]
 
 
@@ -221,7 +221,7 @@ def test_a_question_without_any_legal_span_is_unanswered() -> None:
     windows = [Evaluated((row, 0), -9.0, [], [], 1.0, (0.0, 0.0)) for row in range(4)]
     figures = updated(metric_for(questions, contexts), windows).compute()
     unanswerable = sum(not question["answers"] for question in questions.to_pylist())
-    assert figures["null_share"] == 100.0
+    assert figures["no_answer_rate"] == 100.0
     assert figures["exact"] == 100.0 * unanswerable / 4
 
 
@@ -252,7 +252,7 @@ def test_a_new_threshold_counts_after_reset() -> None:
     metric.reset()
     metric.use_thresholds(-100.0, None)
     figures = updated(metric, windows).compute()
-    assert figures["null_share"] == 100.0
+    assert figures["no_answer_rate"] == 100.0
     assert "tuned_exact" not in figures
 
 

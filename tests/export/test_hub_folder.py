@@ -21,7 +21,7 @@ from qa_lightning.data.download import sha256_of
 from qa_lightning.errors import UserError
 from qa_lightning.export import hub_folder
 from qa_lightning.export.hub_folder import ONNX, export, read_labelled, score
-from qa_lightning.export.model_card import Stated
+from qa_lightning.export.model_card import CardMetadata
 from qa_lightning.export.provenance import read_training
 from qa_lightning.inference.answerer import Answerer, model_logits
 from qa_lightning.model.trained_model import TrainedModel
@@ -29,7 +29,7 @@ from tests.helpers.command import QUIET, TINY_WINDOWS, call
 from tests.helpers.data import squad_data
 
 FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-STATED = Stated("tiny")
+STATED = CardMetadata("tiny")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class TestPlace:
         with pytest.raises(UserError, match=r"out is not empty; .*--overwrite"):
             export(tiny_encoder, out, STATED)
         assert contents(out) == before
-        export(tiny_encoder, out, Stated("another"), overwrite=True)
+        export(tiny_encoder, out, CardMetadata("another"), overwrite=True)
         assert sorted(contents(out)) == FILES
         assert "# another" in (out / "README.md").read_text()
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -196,7 +196,7 @@ class TestPlace:
 
         monkeypatch.setattr(Path, "rename", refuse)
         with pytest.raises(UserError, match="Permission denied"):
-            export(tiny_encoder, out, Stated("another"), overwrite=True)
+            export(tiny_encoder, out, CardMetadata("another"), overwrite=True)
         assert contents(out) == before
 
     def test_no_such_model(self, tmp_path: Path) -> None:
@@ -231,7 +231,9 @@ class TestCard:
         scores = training.scores
         assert scores is not None
         wanted = {name: run.scores[name] for name in scores.figures if name in run.scores}
-        assert {"exact", "f1", "zero_exact", "tuned_f1", "best_exact", "null_share"} <= set(wanted)
+        assert {"exact", "f1", "zero_exact", "tuned_f1", "best_exact", "no_answer_rate"} <= set(
+            wanted
+        )
         assert {name: scores.figures[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
 
     def test_scoring_at_export_gives_the_figures_of_validate(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qa_lightning.data.download import OFFICIAL
 from qa_lightning.data.windows import WindowSettings
 from qa_lightning.export import model_card
-from qa_lightning.export.model_card import ModelCard, Stated, Variant
+from qa_lightning.export.model_card import CardMetadata, ModelCard, Variant
 from qa_lightning.export.provenance import SQUAD, DataFile, Scores, Training
 from qa_lightning.model.trained_model import TrainedModel
 
@@ -34,7 +34,7 @@ FIGURES = {
     "zero_f1": 63.25,
     "best_exact": 62.0,
     "best_f1": 65.0,
-    "null_share": 57.5,
+    "no_answer_rate": 57.5,
 }
 TRAINING = Training(
     model={"pretrained": "owner/encoder", "learning_rate": 2e-4, "unanswerable_share": 0.5},
@@ -70,7 +70,7 @@ def rows(card: str, heading: str) -> list[list[str]]:
 
 def test_what_the_hub_reads(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_card, "_is_in_hub_cache", lambda name: name == "owner/encoder")
-    stated = Stated("owner/answers", license="mit", language="no")
+    stated = CardMetadata("owner/answers", license="mit", language="no")
     read = HubCard(ModelCard(stated, trained, TRAINING).to_markdown()).data
     assert (read.license, read.language, read.base_model) == ("mit", "no", "owner/encoder")
     assert (read.library_name, read.pipeline_tag) == ("transformers", "question-answering")
@@ -86,7 +86,7 @@ def test_official_data_are_known_by_their_content(trained: TrainedModel) -> None
     record = {"data": {"train": {"name": "x/t.json", "sha256": OFFICIAL["train"].sha256}}}
     scores = Scores(DataFile("d.json", OFFICIAL["dev"].sha256), "at export", FIGURES, 0.5)
     training = Training(model={"learning_rate": 1.0}, record=record)
-    read = HubCard(ModelCard(Stated("m"), trained, training, scores).to_markdown()).data
+    read = HubCard(ModelCard(CardMetadata("m"), trained, training, scores).to_markdown()).data
     assert (read.datasets, read.language) == ([SQUAD], "en")
     assert {(one.dataset_type, one.dataset_split) for one in read.eval_results} == {
         (SQUAD, "validation")
@@ -95,7 +95,7 @@ def test_official_data_are_known_by_their_content(trained: TrainedModel) -> None
 
 def test_each_set_of_questions_has_its_own_figures(trained: TrainedModel) -> None:
     scores = Scores(DataFile("other.json"), "at export", {**FIGURES, "exact": 1.0, "f1": 2.0}, 0.5)
-    text = ModelCard(Stated("m"), trained, TRAINING, scores).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
     (index,) = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))["model-index"]
     assert {
         result["dataset"]["name"]: [metric["value"] for metric in result["metrics"]]
@@ -104,7 +104,7 @@ def test_each_set_of_questions_has_its_own_figures(trained: TrainedModel) -> Non
 
 
 def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
-    card = ModelCard(Stated("m", notes="Half of the data is *missing*."), trained, TRAINING)
+    card = ModelCard(CardMetadata("m", notes="Half of the data is *missing*."), trained, TRAINING)
     text = card.to_markdown()
     assert rows(text, "data") == [
         ["training", "train.json", "27,989", f"`{'a' * 64}`"],
@@ -126,7 +126,7 @@ def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
 
 
 def test_scores_stand_beside_what_they_mean(trained: TrainedModel) -> None:
-    text = ModelCard(Stated("m"), trained, TRAINING).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING).to_markdown()
     assert rows(text, "questions") == [
         ["all", "200", "61.23", "64.00"],
         ["HasAns", "100", "50.00", "55.53"],
@@ -145,12 +145,12 @@ def test_scores_stand_beside_what_they_mean(trained: TrainedModel) -> None:
 
 def test_scores_on_what_was_trained_on_say_so(trained: TrainedModel) -> None:
     scores = Scores(DataFile("again.json", "a" * 64, 200), "at export", FIGURES, 0.5)
-    text = ModelCard(Stated("m"), trained, TRAINING, scores).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
     assert text.count("**The model was trained on questions of this file") == 1
     assert text.index("### again.json") < text.index("### val.json")
     # The file that was scored at export is not shown a second time with the figures of training.
     scores = Scores(DataFile("copy.json", "b" * 64, 200), "at export", FIGURES, 0.5)
-    text = ModelCard(Stated("m"), trained, TRAINING, scores).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
     assert "### copy.json" in text and "### val.json" not in text
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_known_is_said_not_to_be(trained: TrainedModel) -> None:
     bare = TrainedModel(
         trained.encoder, trained.tokenizer, trained.windows, null_threshold=None, source="here"
     )
-    text = ModelCard(Stated("m"), bare, Training()).to_markdown()
+    text = ModelCard(CardMetadata("m"), bare, Training()).to_markdown()
     for key in ("license", "language", "base_model", "datasets", "model-index"):
         assert f"\n{key}:" not in text.split("\n---\n")[0]
     known = dict(rows(text, ""))
@@ -171,13 +171,15 @@ def test_what_is_not_known_is_said_not_to_be(trained: TrainedModel) -> None:
 
 
 def test_a_name_that_is_no_hub_model_is_not_called_one(trained: TrainedModel) -> None:
-    text = ModelCard(Stated("m"), trained, TRAINING).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING).to_markdown()
     assert "base_model" not in text
     assert "`encoder`, as the run's settings name it; which model that is, is not known" in text
-    given = ModelCard(Stated("m", base_model="owner/encoder"), trained, TRAINING).to_markdown()
+    given = ModelCard(
+        CardMetadata("m", base_model="owner/encoder"), trained, TRAINING
+    ).to_markdown()
     assert "base_model: owner/encoder" in given
     random = Training(model=TRAINING.model, random_weights=True)
-    text = ModelCard(Stated("m"), trained, random).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, random).to_markdown()
     assert "random weights: no pretrained encoder" in text
 
 
@@ -199,7 +201,7 @@ def test_what_concerns_nobody_else_stays_out(trained: TrainedModel, name: str, s
         model={"pretrained": f"/home/{SECRET}/encoder"}, record=record, data={"cache_dir": SECRET}
     )
     scores = Scores(DataFile(name), "at export", FIGURES, 0.5)
-    text = ModelCard(Stated("m"), trained, training, scores).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, training, scores).to_markdown()
     assert SECRET not in text
     assert rows(text, "data")[0][1].endswith(shown)
 
@@ -214,7 +216,7 @@ def test_odd_names_break_neither_front_matter_nor_tables(
 ) -> None:
     scores = Scores(DataFile(f"{name}.json", "a" * 64, 200), "at export", FIGURES, 0.5)
     variants = [Variant(f"{name}|", "weights", 1)]
-    stated = Stated("m", license=license)
+    stated = CardMetadata("m", license=license)
     text = ModelCard(stated, trained, TRAINING, scores, variants).to_markdown()
     read = HubCard(text).data
     assert (read.license or "") == license
@@ -249,7 +251,7 @@ def test_its_code_runs_and_answers(
     settings = WindowSettings(64, 16, 16, context_first=context_first)
     model = TrainedModel(trained.encoder, trained.tokenizer, settings, threshold, "here")
     model.save(tmp_path / "model")
-    card = ModelCard(Stated(str(tmp_path / "model")), model, Training()).to_markdown()
+    card = ModelCard(CardMetadata(str(tmp_path / "model")), model, Training()).to_markdown()
     with_package, alone = code_of(card)
     said = printed(with_package, capsys)
     question, context = "Who wrote it?", "It was written by Ada Lovelace in 1843."
@@ -287,7 +289,7 @@ def test_forms_are_listed_with_their_scores(trained: TrainedModel) -> None:
         Variant("model.onnx", "ONNX", 91_001_813, FIGURES, 200),
         Variant("model_int8.onnx", "int8", 23_433_681, {"exact": 60.9, "f1": 63.9}, 191),
     ]
-    text = ModelCard(Stated("m"), trained, TRAINING, scores, variants).to_markdown()
+    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores, variants).to_markdown()
     forms = text[text.index("### ONNX beside the original, on dev.json") :]
     assert rows(forms, "file") == [
         ["`model.safetensors`", "weights", "61.23", "64.00", ""],

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.data.batches import Batch, BatchSize
-from qa_lightning.data.squad import unlabelled
+from qa_lightning.data.squad import tables_from_texts
 from qa_lightning.data.windows import WindowSettings, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.export import onnx as onnx_export
@@ -182,7 +182,7 @@ class TestLargestDifference:
         questions = ["who?", "where is the museum of rome?"] * 3
         contexts = ["paris is a city in the north. " * (number + 1) for number in range(6)]
         return make_windows(
-            unlabelled(questions, contexts),
+            tables_from_texts(questions, contexts),
             load_tokenizer(str(tiny_encoder)),
             WindowSettings(64, 16, 16),
         )

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from qa_lightning.data.batches import Packing, _pack
 from qa_lightning.model import attention
-from qa_lightning.model.attention import Way, packed_arguments, way_of
+from qa_lightning.model.attention import AttentionBackend, choose_backend, packed_arguments
 from qa_lightning.training.module import QuestionAnsweringModule, window_losses
 
 LONGEST = 40
-WAYS: tuple[Way, ...] = ("loop", "pad")
+WAYS: tuple[AttentionBackend, ...] = ("loop", "pad")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def windows_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.where(mask, ids, 0), mask
 
 
-def packing_of(lengths: list[int], row_slots: int = 0) -> Packing:
+def packing_of(lengths: list[int], row_tokens: int = 0) -> Packing:
     import numpy as np
 
-    return _pack(np.array(lengths), max(lengths), LONGEST, row_slots)
+    return _pack(np.array(lengths), max(lengths), LONGEST, row_tokens)
 
 
 def loss_and_gradients(
@@ -54,10 +54,10 @@ def loss_and_gradients(
 
 
 def assert_equal_to_padded(
-    module: QuestionAnsweringModule, lengths: list[int], row_slots: int, seed: int = 0
+    module: QuestionAnsweringModule, lengths: list[int], row_tokens: int, seed: int = 0
 ) -> None:
     ids, mask = windows_of(lengths, seed)
-    packing = packing_of(lengths, row_slots)
+    packing = packing_of(lengths, row_tokens)
     draw = torch.Generator().manual_seed(seed)
     size = torch.tensor(lengths)
     drawn = (torch.rand(2, len(lengths), generator=draw) * size).long()
@@ -75,13 +75,13 @@ def assert_equal_to_padded(
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
-    monkeypatch.setattr("qa_lightning.training.module.way_of", lambda *given: request.param)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AttentionBackend:
+    monkeypatch.setattr("qa_lightning.training.module.choose_backend", lambda *given: request.param)
     return request.param
 
 
 @pytest.mark.parametrize(
-    ("lengths", "row_slots"),
+    ("lengths", "row_tokens"),
     [
         ([40], 40),
         ([7], 64),
@@ -91,24 +91,24 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
     ],
 )
 def test_packed_equals_padded(
-    module: QuestionAnsweringModule, way: Way, lengths: list[int], row_slots: int
+    module: QuestionAnsweringModule, backend: AttentionBackend, lengths: list[int], row_tokens: int
 ) -> None:
-    assert_equal_to_padded(module, lengths, row_slots)
+    assert_equal_to_padded(module, lengths, row_tokens)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=9),
-    row_slots=st.integers(0, 500),
+    row_tokens=st.integers(0, 500),
     seed=st.integers(0, 9),
 )
 def test_packed_equals_padded_whatever_the_lengths(
-    module: QuestionAnsweringModule, lengths: list[int], row_slots: int, seed: int
+    module: QuestionAnsweringModule, lengths: list[int], row_tokens: int, seed: int
 ) -> None:
-    assert_equal_to_padded(module, lengths, row_slots, seed)
+    assert_equal_to_padded(module, lengths, row_tokens, seed)
 
 
-def test_no_window_sees_another(module: QuestionAnsweringModule, way: Way) -> None:
+def test_no_window_sees_another(module: QuestionAnsweringModule, backend: AttentionBackend) -> None:
     lengths = [13, 8, 40, 21]
     ids, mask = windows_of(lengths)
     packing = packing_of(lengths, 128)
@@ -121,7 +121,9 @@ def test_no_window_sees_another(module: QuestionAnsweringModule, way: Way) -> No
     assert torch.isfinite(after[mask]).all()
 
 
-def test_half_precision_is_close_to_full(module: QuestionAnsweringModule, way: Way) -> None:
+def test_half_precision_is_close_to_full(
+    module: QuestionAnsweringModule, backend: AttentionBackend
+) -> None:
     lengths = [13, 8, 40, 21]
     ids, mask = windows_of(lengths)
     packing = packing_of(lengths, 128)
@@ -156,7 +158,7 @@ def test_masks_of_two_dimensions_still_count(module: QuestionAnsweringModule) ->
 
 
 def test_dropout_reaches_the_attention_of_packed_windows(
-    module: QuestionAnsweringModule, way: Way, monkeypatch: pytest.MonkeyPatch
+    module: QuestionAnsweringModule, backend: AttentionBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = set()
     plain = torch.nn.functional.scaled_dot_product_attention
@@ -186,7 +188,7 @@ def test_packed_windows_need_their_mask(module: QuestionAnsweringModule) -> None
 class TestWayIsChosen:
     def test_on_a_cpu(self) -> None:
         for dtype in (torch.float32, torch.bfloat16):
-            assert way_of(torch.device("cpu"), dtype) == "loop"
+            assert choose_backend(torch.device("cpu"), dtype) == "loop"
 
     @pytest.mark.parametrize(
         ("dtype", "capability", "expected"),
@@ -202,44 +204,53 @@ class TestWayIsChosen:
         monkeypatch: pytest.MonkeyPatch,
         dtype: torch.dtype,
         capability: tuple[int, int],
-        expected: Way,
+        expected: AttentionBackend,
     ) -> None:
         pytest.importorskip("torch.nn.attention.varlen")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        assert way_of(torch.device("cuda"), dtype) == expected
+        assert choose_backend(torch.device("cuda"), dtype) == expected
 
     def test_elsewhere(self) -> None:
-        assert way_of(torch.device("mps"), torch.float16) == "pad"
+        assert choose_backend(torch.device("mps"), torch.float16) == "pad"
 
     def test_a_way_is_told_no_more_than_it_needs(self) -> None:
         packing, mask = packing_of([13, 8]), windows_of([13, 8])[1]
-        assert set(packed_arguments("pad", packing, mask)) == {"way", "cells", "attention_mask"}
-        for way in ("varlen", "loop"):
-            assert set(packed_arguments(way, packing, mask)) == {"way", "ends", "longest"}
+        assert set(packed_arguments("pad", packing, mask)) == {
+            "backend",
+            "indices",
+            "attention_mask",
+        }
+        for backend in ("varlen", "loop"):
+            assert set(packed_arguments(backend, packing, mask)) == {
+                "backend",
+                "cu_seqlens",
+                "max_seqlen",
+            }
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or way_of(torch.device("cuda"), torch.bfloat16) != "varlen",
+    not torch.cuda.is_available()
+    or choose_backend(torch.device("cuda"), torch.bfloat16) != "varlen",
     reason="needs a GPU with flash attention and torch 2.10",
 )
-@pytest.mark.parametrize("row_slots", [0, 256])
-def test_variable_length_attention_equals_the_loop(row_slots: int) -> None:
+@pytest.mark.parametrize("row_tokens", [0, 256])
+def test_variable_length_attention_equals_the_loop(row_tokens: int) -> None:
     lengths = [13, 1, 40, 21]
-    packing = packing_of(lengths, row_slots)
-    slots = len(packing.cells)
+    packing = packing_of(lengths, row_tokens)
+    slots = len(packing.indices)
     draw = torch.Generator().manual_seed(0)
     drawn = [torch.randn(1, 4, slots, 32, generator=draw).bfloat16() for _ in range(3)]
     grad = torch.randn(1, slots, 4, 32, generator=draw).bfloat16()
     results = []
-    for device, way in (("cpu", "loop"), ("cuda", "varlen")):
+    for device, backend in (("cpu", "loop"), ("cuda", "varlen")):
         parts = [part.to(device).requires_grad_() for part in drawn]
         out, _ = attention._attention(
             torch.nn.Module(),
             *parts,
             None,
-            way=way,  # type: ignore[arg-type]
-            ends=packing.ends.to(device),
-            longest=packing.longest,
+            backend=backend,  # type: ignore[arg-type]
+            cu_seqlens=packing.cu_seqlens.to(device),
+            max_seqlen=packing.max_seqlen,
         )
         gradients = torch.autograd.grad(out, parts, grad.to(device))
         results.append([result.float().cpu() for result in (out, *gradients)])

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from qa_lightning.errors import UserError
 from qa_lightning.training import guards
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.guards import FiniteLoss, check_folder, explained
+from qa_lightning.training.guards import FiniteLoss, as_user_error, check_folder
 from qa_lightning.training.module import QuestionAnsweringModule
 from qa_lightning.training.run_record import NAME
 from tests.helpers.command import QUIET, TINY_WINDOWS, call
@@ -223,7 +223,7 @@ class TestExplained:
         ],
     )
     def test_memory(self, error: Exception) -> None:
-        with pytest.raises(UserError, match="out of memory") as told, explained(Path("runs")):
+        with pytest.raises(UserError, match="out of memory") as told, as_user_error(Path("runs")):
             raise error
         for option in (
             *("--data.batch_size", "--trainer.accumulate_grad_batches", "--data.window"),
@@ -234,7 +234,7 @@ class TestExplained:
         assert told.value.__cause__ is error
 
     def test_memory_that_is_really_not_there(self) -> None:
-        with pytest.raises(UserError, match="out of memory"), explained(Path("runs")):
+        with pytest.raises(UserError, match="out of memory"), as_user_error(Path("runs")):
             torch.empty(2**60, dtype=torch.uint8)
 
     @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ class TestExplained:
         ],
     )
     def test_disk(self, error: Exception, place: str) -> None:
-        with pytest.raises(UserError) as told, explained(Path("runs")):
+        with pytest.raises(UserError) as told, as_user_error(Path("runs")):
             raise error
         assert str(told.value).startswith(f"cannot write to {place}: ")
         assert "left on that disk" in str(told.value) and "--ckpt_path" in str(told.value)
@@ -262,19 +262,19 @@ class TestExplained:
     def test_a_disk_that_is_really_full(self) -> None:
         with (
             pytest.raises(UserError, match="cannot write to .*No space left on device"),
-            explained(Path("runs")),
+            as_user_error(Path("runs")),
             open("/dev/full", "wb") as file,
         ):
             torch.save({"weights": torch.zeros(100_000)}, file)
 
     @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shapes"), OSError(22, "x")])
     def test_other_mistakes_go_through(self, error: Exception) -> None:
-        with pytest.raises(type(error)) as same, explained(Path("runs")):
+        with pytest.raises(type(error)) as same, as_user_error(Path("runs")):
             raise error
         assert same.value is error
 
     def test_a_user_error_stays(self) -> None:
-        with pytest.raises(UserError, match="^mine$"), explained(Path("runs")):
+        with pytest.raises(UserError, match="^mine$"), as_user_error(Path("runs")):
             raise UserError("mine")
 
 
@@ -292,7 +292,7 @@ class TestWorkers:
 
         monkeypatch.setattr(WindowDataset, "__getitem__", spoilt)
         trainer = make_trainer(folder, max_epochs=1, enable_checkpointing=False)
-        with explained(folder):
+        with as_user_error(folder):
             trainer.fit(*parts)
 
     @pytest.fixture
@@ -318,7 +318,7 @@ class TestWorkers:
         ],
     )
     def test_shared_memory(self, said: str) -> None:
-        with pytest.raises(UserError, match="/dev/shm") as told, explained(Path("runs")):
+        with pytest.raises(UserError, match="/dev/shm") as told, as_user_error(Path("runs")):
             raise RuntimeError(said)
         assert said.split(".")[0] in str(told.value)
 

@@ -43,7 +43,7 @@ def random_ids(windows: int = WINDOWS, tokens: int = TOKENS) -> Tensor:
 def batch_of(ids: Tensor, start: Tensor, end: Tensor, mask: Tensor | None = None) -> Batch:
     key = torch.stack([torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.int64)], 1)
     slots = ids.numel()
-    size = BatchSize(len(ids), slots if mask is None else int(mask.sum()), slots, squares=0)
+    size = BatchSize(len(ids), slots if mask is None else int(mask.sum()), slots, attention_pairs=0)
     return Batch(ids, mask, start, end, key, None, None, size)
 
 
@@ -436,7 +436,7 @@ class TestCompile:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # The way that a CPU takes is not compiled; a GPU's is given the same arguments.
-        monkeypatch.setattr("qa_lightning.training.module.way_of", lambda *given: "varlen")
+        monkeypatch.setattr("qa_lightning.training.module.choose_backend", lambda *given: "varlen")
         monkeypatch.setattr("qa_lightning.model.attention._varlen", plain_varlen)
         expected, _, _ = self.fit(tiny_encoder, squad_files, tmp_path, "packed", False)
         losses, shapes, _ = self.fit(tiny_encoder, squad_files, tmp_path, "packed", True)
@@ -546,22 +546,22 @@ class TestCollapse:
     def test_all_null_is_warned_of(
         self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (warning,) = self.warned(module, monkeypatch, null_share=99.5, **BOTH)
+        (warning,) = self.warned(module, monkeypatch, no_answer_rate=99.5, **BOTH)
         assert warning.startswith("99.5 % of the questions were answered with 'no answer'")
         assert "--model.learning_rate" in warning
 
     def test_no_null_is_warned_of(
         self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (warning,) = self.warned(module, monkeypatch, null_share=0.5, **BOTH)
+        (warning,) = self.warned(module, monkeypatch, no_answer_rate=0.5, **BOTH)
         assert "although the data hold unanswerable ones" in warning
 
     def test_nothing_is_said_otherwise(
         self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert not self.warned(module, monkeypatch, null_share=50.0, **BOTH)
-        assert not self.warned(module, monkeypatch, True, null_share=100.0, **BOTH)
-        assert not self.warned(module, monkeypatch, null_share=0.0, HasAns_total=10)
+        assert not self.warned(module, monkeypatch, no_answer_rate=50.0, **BOTH)
+        assert not self.warned(module, monkeypatch, True, no_answer_rate=100.0, **BOTH)
+        assert not self.warned(module, monkeypatch, no_answer_rate=0.0, HasAns_total=10)
 
 
 def test_without_a_datamodule_it_says_so(module: QuestionAnsweringModule, tmp_path: Path) -> None:

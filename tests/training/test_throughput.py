@@ -32,7 +32,7 @@ from tests.helpers.command import call, options_of, scalars
 
 COST = TrainingCost(per_token=1000, per_pair=10)
 PEAK = PeakRate(1e6, "made up")
-SIZE = BatchSize(windows=4, tokens=80, slots=100, squares=2000)
+SIZE = BatchSize(windows=4, tokens=80, padded_tokens=100, attention_pairs=2000)
 
 
 class Clock:
@@ -107,7 +107,7 @@ def test_more_padding_or_processes_change_what_they_should(
 ) -> None:
     real = sum(tokens)
     plain = BatchSize(len(tokens), real, real, sum(n * n for n in tokens))
-    padded = plain._replace(slots=real + padding)
+    padded = plain._replace(padded_tokens=real + padding)
     one = Rates.over(plain, seconds, COST, PEAK)
     many = Rates.over(padded, seconds, COST, PEAK, processes)
     assert one.padding == 0
@@ -386,7 +386,7 @@ def test_in_a_real_trainer(
     assert len(counted) > 8
     assert meter.overall is not None
     assert meter.overall.tokens_per_s == sum(size.tokens for size in counted) / len(counted)
-    slots = sum(size.slots for size in counted)
+    slots = sum(size.padded_tokens for size in counted)
     real = sum(size.tokens for size in counted)
     assert meter.overall.padding == pytest.approx(100 * (1 - real / slots))
 
