@@ -27,7 +27,8 @@ from report import record
 
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.throughput import Throughput, measure_peak
+from qa_lightning.training.peak_rate import measure_peak
+from qa_lightning.training.throughput import Throughput
 
 SQUAD_WINDOWS = 131_754
 """Windows of 384 tokens of the official SQuAD 2.0 training set."""

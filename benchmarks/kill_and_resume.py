@@ -144,7 +144,7 @@ def kill_once(
         most: Seconds after the begin of training at which it is killed at the latest.
         aim: Kill it while it writes a checkpoint.
     """
-    from qa_lightning.training.resume import PARTIAL
+    from qa_lightning.training.checkpoint_files import PARTIAL
 
     draw_late = draw.random() < 0.8
     process = start(folder, root, batching, log)

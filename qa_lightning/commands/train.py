@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -27,26 +25,27 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from qa_lightning.commands.parser import MistakesAsUserErrors
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.errors import UserError
 from qa_lightning.model.hardware import choose_precision, keep_freed_memory
+from qa_lightning.model.run_folder import CHECKPOINTS, LAST
 from qa_lightning.model.trained_model import read_checkpoint
 from qa_lightning.training import slurm
-from qa_lightning.training.best_model import EvaluationFiles, SaveBestModel
-from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.guards import FiniteLoss, as_user_error, check_folder
-from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.progress_bar import progress_bar
-from qa_lightning.training.resume import (
-    LAST,
-    POSITION,
-    SHARDED,
+from qa_lightning.training.best_model import SaveBestModel
+from qa_lightning.training.checkpoint_files import (
     AtomicCheckpointIO,
-    Interrupted,
-    LastCheckpoint,
     newest_checkpoint,
     newest_runs_first,
 )
+from qa_lightning.training.datamodule import SquadDataModule
+from qa_lightning.training.evaluation_files import EvaluationFiles
+from qa_lightning.training.failures import as_user_error, check_folder
+from qa_lightning.training.guards import FiniteLoss
+from qa_lightning.training.module import QuestionAnsweringModule
+from qa_lightning.training.optimizer import check_schedule_ends
+from qa_lightning.training.progress_bar import progress_bar
+from qa_lightning.training.resume import POSITION, SHARDED, Interrupted, LastCheckpoint
 from qa_lightning.training.run_record import RunRecord, is_of_job
 from qa_lightning.training.tensorboard import TensorBoardPanels
 from qa_lightning.training.throughput import Throughput
@@ -97,26 +96,8 @@ def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
     return folder
 
 
-class Parser(LightningArgumentParser):
-    """Tells a mistake in a sentence, where argparse would print pages of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the mistake as a UserError, with the option that may have been meant."""
-        parser = getattr(ex, "subcommand_parser", None) or self
-        known = {action.dest for action in parser._actions}
-        mentioned = re.findall(r"[\w.]+", message.replace("--", " "))
-        unknown = [name for name in mentioned if "." in name and name not in known]
-        close = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
-        hint = f"Did you mean --{close[0]}? " if close else ""
-        program = parser.prog.replace(" [options]", "")
-        raise UserError(f"{message}\n{hint}{program} --help lists every option.") from ex
-
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration file; a mistake is told with the file's name."""
-        try:
-            return super().parse_path(path, *args, **kwargs)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+class TrainingParser(MistakesAsUserErrors, LightningArgumentParser):
+    """Lightning's parser, with mistakes told as those of the other commands are."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -149,7 +130,7 @@ class QuestionAnsweringCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=42,
             auto_configure_optimizers=False,
-            parser_class=Parser,
+            parser_class=TrainingParser,
             # An abbreviation would be a misspelling that nobody hears of.
             parser_kwargs={"prog": "python -m qa_lightning", "allow_abbrev": False},
             args=args,
@@ -205,7 +186,7 @@ class QuestionAnsweringCLI(LightningCLI):
             raise UserError("--ckpt_path hpc is for SLURM jobs; elsewhere say --ckpt_path last")
         own = (run for run in newest_runs_first(runs) if job is None or is_of_job(run, job))
         run = next(own, None)
-        folder = options["checkpoint"]["dirpath"] or (run and run / "checkpoints")
+        folder = options["checkpoint"]["dirpath"] or (run and run / CHECKPOINTS)
         if job is not None and run is None:
             folder = None
         path = newest_checkpoint(Path(folder)) if folder else None
@@ -247,10 +228,7 @@ class QuestionAnsweringCLI(LightningCLI):
         if self.subcommand != "fit":
             return
         if self.trainer.max_steps == self.trainer.max_epochs == -1:
-            raise UserError(
-                "the learning-rate schedule needs an end: set --trainer.max_epochs or "
-                "--trainer.max_steps"
-            )
+            check_schedule_ends(float("inf"))
         self._check_strategy()
         if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)

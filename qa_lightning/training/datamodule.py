@@ -6,10 +6,10 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 import torch
@@ -73,6 +73,17 @@ class Selection:
             max_questions=self.max_questions,
             seed=self.seed,
         )
+
+
+class WindowLoader(DataLoader):
+    """A loader that asks its sampler for batches when the first one is taken, not before.
+
+    Lightning creates the iterator before a callback can say where a resumed run starts.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Batches in the sampler's order."""
+        yield from super().__iter__()
 
 
 class SquadDataModule(LightningDataModule):
@@ -177,7 +188,6 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
-        self.resume_at = (0, 0)  # the epoch, and batches of it, that a resumed run has behind it
 
     # ------------------------------------------------------------------ what Lightning calls
 
@@ -357,9 +367,7 @@ class SquadDataModule(LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        if training:
-            sampler.start_at(*self.resume_at)
-        return DataLoader(
+        return WindowLoader(
             WindowDataset(
                 windows,
                 with_offsets=not training,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
-from qa_lightning.errors import UserError
+from qa_lightning.errors import UserError, require_valid
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import spans_of_windows
-from qa_lightning.model import hardware
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
@@ -33,6 +29,9 @@ from qa_lightning.model.encoder import (
 from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import head_logits, padded_logits
+from qa_lightning.training.compilation import check_compiler, compile_encoder
+from qa_lightning.training.loss import class_weights, window_losses
+from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -46,27 +45,6 @@ COLLAPSED = 99.0
 NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens", "compile")
 """What a user may change after training stays out of the checkpoint's hyperparameters, which would
 otherwise win over the command line."""
-
-
-def window_losses(logits: Tensor, label_start: Tensor, label_end: Tensor) -> Tensor:
-    """Loss of every window: the mean of the cross-entropies of its start and of its end.
-
-    The mean over windows is the loss of `DistilBertForQuestionAnswering`, when nothing is padded.
-    Its softmax runs over padding too; ours does not (give logits of -inf there), so that the loss
-    of a window does not depend on its neighbours in the batch.
-
-    Args:
-        logits: Start and end logits, float32 `[windows, tokens, 2]`.
-        label_start: int64 `[windows]`; -1 is ignored.
-        label_end: int64 `[windows]`; -1 is ignored.
-
-    Returns:
-        float32 `[windows]`; 0 where both labels are ignored.
-    """
-    start, end = logits.unbind(2)
-    start_loss = nn.functional.cross_entropy(start, label_start, ignore_index=-1, reduction="none")
-    end_loss = nn.functional.cross_entropy(end, label_end, ignore_index=-1, reduction="none")
-    return (start_loss + end_loss) / 2
 
 
 class QuestionAnsweringModule(LightningModule):
@@ -104,8 +82,8 @@ class QuestionAnsweringModule(LightningModule):
             attention_dropout: The same for attention weights.
             learning_rate: Peak learning rate of AdamW.
             weight_decay: Weight decay of AdamW; biases and LayerNorms have none.
-            schedule: Course of the learning rate after the warm-up, step by step: down to zero in
-                a line or a half cosine, or constant.
+            schedule: Learning-rate schedule after the warm-up, step by step: linearly or along a
+                half cosine down to zero, or constant.
             warmup: Share of all steps in which the learning rate rises from zero, 0 to 1.
             null_threshold: A question counts as unanswerable when its null score exceeds the score
                 of its best answer by more than this. By default the threshold that was tuned with
@@ -116,31 +94,23 @@ class QuestionAnsweringModule(LightningModule):
                 0 to 1; null leaves it as it is in the data. For questions of which another share
                 is unanswerable than of the training questions: half of SQuAD 2.0's dev set is, and
                 a third of its training set. The null threshold is tuned for the same share.
-            compile: Compile the encoder for training with torch.compile: a slow start, for steps
-                that may be faster. Evaluation runs it as it is.
+            compile: Compile the encoder for training with torch.compile: it starts slowly, and its
+                steps may be faster. Evaluation is not compiled.
         """
         super().__init__()
-        for name, value, legal in (
-            ("dropout", dropout, dropout is None or 0 <= dropout < 1),
-            (
-                "attention_dropout",
-                attention_dropout,
-                attention_dropout is None or 0 <= attention_dropout < 1,
-            ),
-            (
-                "unanswerable_share",
-                unanswerable_share,
-                unanswerable_share is None or 0 < unanswerable_share < 1,
-            ),
-            ("learning_rate", learning_rate, learning_rate > 0),
-            ("weight_decay", weight_decay, weight_decay >= 0),
-            ("warmup", warmup, 0 <= warmup <= 1),
-            ("null_threshold", null_threshold, null_threshold == null_threshold),
-            ("n_best", n_best, n_best >= 1),
-            ("max_answer_tokens", max_answer_tokens, max_answer_tokens >= 1),
-        ):
-            if not legal:
-                raise UserError(f"--model.{name} cannot be {value}")
+        require_valid(
+            "model",
+            locals(),
+            dropout=dropout is None or 0 <= dropout < 1,
+            attention_dropout=attention_dropout is None or 0 <= attention_dropout < 1,
+            unanswerable_share=unanswerable_share is None or 0 < unanswerable_share < 1,
+            learning_rate=learning_rate > 0,
+            weight_decay=weight_decay >= 0,
+            warmup=0 <= warmup <= 1,
+            null_threshold=null_threshold is None or null_threshold == null_threshold,
+            n_best=n_best >= 1,
+            max_answer_tokens=max_answer_tokens >= 1,
+        )
         self.save_hyperparameters(ignore=NOT_A_HYPERPARAMETER)
         self.null_threshold = null_threshold
         self.n_best = n_best
@@ -182,10 +152,10 @@ class QuestionAnsweringModule(LightningModule):
         if self.trainer.state.fn != "fit":
             return
         if self.compile_encoder:
-            self._check_compiler()
+            check_compiler(self.trainer.strategy.root_device)
         if self.hparams["unanswerable_share"] is not None:
             self.datamodule.setup("fit")
-            self._share_without_answer()
+            self._weigh_classes()
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
@@ -268,56 +238,19 @@ class QuestionAnsweringModule(LightningModule):
     def on_fit_start(self) -> None:
         """Weigh windows as `unanswerable_share` asks, and compile the encoder if that is asked."""
         if not self.datamodule.hparams["holdout"]:
-            self.tuned_threshold = None  # of the model that training starts from
+            self.tuned_threshold = None  # it belongs to the model that training starts from
         if self.compile_encoder:
-            self._compile()
+            compile_encoder(
+                self.encoder.distilbert,
+                packed=self.datamodule.hparams["batching"] == "packed",
+                float32_on_cpu=self.device.type == "cpu" and self.trainer.precision == "32-true",
+            )
         self._weigh_classes()
 
-    def _check_compiler(self) -> None:
-        """Refuse to compile for a CPU without a compiler."""
-        compilers = (os.environ.get("CXX", "g++"), "clang++")
-        if (
-            self.trainer.strategy.root_device.type == "cpu"
-            and os.name == "posix"
-            and not any(map(shutil.which, compilers))
-        ):
-            raise UserError(
-                "--model.compile needs a C++ compiler (g++ or clang++), and none was found; "
-                "install one, or set --model.compile false"
-            )
-
-    def _compile(self) -> None:
-        """Let the encoder be compiled when it is first called in training.
-
-        In place, so that the weights keep their names. Rows of packed windows have one shape, and
-        the code is made for it; that for padded batches takes any.
-        """
-        single = self.device.type == "cpu" and self.trainer.precision == "32-true"
-        if single and hardware.mkl_leaves_width_unused():
-            rank_zero_warn(
-                "compiled code multiplies float32 with MKL, which leaves half of this CPU unused; "
-                "with --model.compile false oneDNN does it"
-            )
-        packed = self.datamodule.hparams["batching"] == "packed"
-        self.encoder.distilbert.compile(dynamic=not packed)
-
-    def _share_without_answer(self) -> float:
-        labels = self.datamodule.windows("train").label_start
-        share = float((labels == NO_ANSWER_HERE).sum() / max((labels != IGNORED).sum(), 1))
-        if not 0 < share < 1:
-            raise UserError(
-                "--model.unanswerable_share needs training windows with an answer and windows "
-                f"without one; {share:.0%} of these are without"
-            )
-        return share
-
     def _weigh_classes(self) -> None:
-        wanted = self.hparams["unanswerable_share"]
-        if wanted is None:
-            return
-        share = self._share_without_answer()
-        # Importance weights of a label shift; their mean over the data is 1.
-        self._class_weights = ((1 - wanted) / (1 - share), wanted / share)
+        if (share := self.hparams["unanswerable_share"]) is not None:
+            labels = self.datamodule.windows("train").label_start
+            self._class_weights = class_weights(labels, share)
 
     def on_train_start(self) -> None:
         """Count the labelled windows in an average batch."""
@@ -459,43 +392,7 @@ class QuestionAnsweringModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and a learning rate that changes with every optimizer step."""
-        from transformers import get_scheduler
-
-        decay: list[nn.Parameter] = []
-        no_decay: list[nn.Parameter] = []
-        for module in self.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                # Not by their dimensions: the shards that FSDP makes have but one.
-                is_no_decay = name == "bias" or isinstance(module, nn.LayerNorm)
-                if parameter.requires_grad:
-                    (no_decay if is_no_decay else decay).append(parameter)
-        half_precision_scaler = self.trainer.precision == "16-mixed"
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decay, "weight_decay": self.hparams["weight_decay"]},
-                {"params": no_decay, "weight_decay": 0.0},
-            ],
-            lr=self.hparams["learning_rate"],
-            # The fused step would undo the loss scaling by itself, after clipping.
-            fused=not half_precision_scaler and self.device.type in ("cpu", "cuda"),
-        )
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError(
-                "the learning-rate schedule needs an end: set --trainer.max_epochs or "
-                "--trainer.max_steps"
-            )
-        names = {"constant": "constant_with_warmup"}
-        scheduler = get_scheduler(
-            names.get(self.hparams["schedule"], self.hparams["schedule"]),
-            optimizer,
-            num_warmup_steps=round(self.hparams["warmup"] * int(steps)),
-            num_training_steps=int(steps),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return adamw_with_schedule(self)
 
     def configure_gradient_clipping(
         self,
@@ -503,19 +400,9 @@ class QuestionAnsweringModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as `--trainer.gradient_clip_val` says.
-
-        Lightning refuses to clip for an optimizer that could undo loss scaling by itself, as every
-        fused one could; without a loss scaler (bfloat16, float32) there is nothing to undo. With
-        FSDP a process has shards of the gradients, and only the whole model knows their norm.
-        """
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif isinstance(self.trainer.strategy, FSDPStrategy):
-            self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr,operator]
-        elif fused:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        """Clip as `--trainer.gradient_clip_val` says, also for a fused optimizer and with FSDP."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            clip_gradient_norm(self, optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

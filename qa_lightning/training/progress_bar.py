@@ -20,7 +20,7 @@ _SHOWN = {
     "windows/s": ("windows/s", "g"),
 }
 _WIDTH = 12  # characters of the bar: all of it fits on 100, and on two lines of 80
-_REDRAWS = 10  # a second at most; drawing takes time from the training
+_REDRAWS = 10  # per second at most, for drawing takes time from training
 
 
 def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -33,15 +33,15 @@ def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 class TerminalBar(RichProgressBar):
-    """A bar that is drawn anew in its place."""
+    """A bar that is redrawn in place."""
 
     def __init__(self) -> None:
-        """Set up how it looks."""
+        """Set its looks."""
         theme = RichProgressBarTheme(metrics_text_delimiter="  ")
         super().__init__(refresh_rate=_REDRAWS, theme=theme)
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """A short bar and the time left; not batches a second, but windows a second follow."""
+        """A short bar and the time left; the metrics that follow show windows per second."""
         columns: list[Any] = super().configure_columns(trainer)
         description, bar, batches = columns[:3]
         bar.bar_width = _WIDTH
@@ -53,10 +53,10 @@ class TerminalBar(RichProgressBar):
 
 
 class FileBar(TQDMProgressBar):
-    """A line now and then, for a file that is read later."""
+    """A line now and then, for a log file."""
 
     def __init__(self) -> None:
-        """Set how often a line comes."""
+        """Set how often a line is written."""
         super().__init__(refresh_rate=50)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -65,6 +65,6 @@ class FileBar(TQDMProgressBar):
 
 
 def progress_bar() -> ProgressBar:
-    """The bar that fits where the output goes."""
+    """The bar for where the output goes: a terminal or a file."""
     terminal = sys.stderr.isatty() and sys.stdout.isatty()
     return TerminalBar() if terminal else FileBar()

@@ -19,12 +19,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from qa_lightning import __version__
 from qa_lightning.errors import UserError
+from qa_lightning.model.run_folder import RECORD
 from qa_lightning.training import slurm
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-NAME = "run.json"
 PACKAGES = (
     *("torch", "lightning", "transformers", "tokenizers", "datasets", "torchmetrics"),
     *("numpy", "pyarrow"),
@@ -38,7 +38,7 @@ class RunRecord(Callback):
     adds to it. An entry holds `command`, `started`, `versions`, `device`, `precision`, `batch`
     (sizes, and how many processes), `seed`, `slurm_job` if it is part of one, and SHA-256 digests
     of `data`, `tokenizer` and the `weights` that training started from, or the checkpoint that it
-    went on from. The configuration itself is in `config.yaml`.
+    resumed from. The configuration itself is in `config.yaml`.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class RunRecord(Callback):
         Raises:
             UserError: it cannot be written.
         """
-        folder = Path(trainer.log_dir or ".")  # asked for on every process: it is broadcast
+        folder = Path(trainer.log_dir or ".")  # a collective: every process asks
         if not trainer.is_global_zero:
             return
         entry = self._entry(trainer)
@@ -69,7 +69,7 @@ class RunRecord(Callback):
             )
         if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # no run folder
-        path = folder / NAME
+        path = folder / RECORD
         try:
             folder.mkdir(parents=True, exist_ok=True)
             earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -121,21 +121,21 @@ class RunRecord(Callback):
 
 
 def is_of_job(run: Path, job: str) -> bool:
-    """Whether a SLURM job started a run, or went on with it.
+    """Whether a SLURM job started or resumed a run.
 
     Args:
         run: The run's folder.
         job: The job, see `qa_lightning.training.slurm.job`.
     """
     try:
-        entries = json.loads((run / NAME).read_text(encoding="utf-8"))
+        entries = json.loads((run / RECORD).read_text(encoding="utf-8"))
         return any(entry.get("slurm_job") == job for entry in entries)
-    except (OSError, ValueError, TypeError, AttributeError):  # there is none, or not one of ours
+    except (OSError, ValueError, TypeError, AttributeError):
         return False
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what it stands on."""
+    """Versions of Python, of this package and of its dependencies."""
     found = {"python": platform.python_version(), "qa_lightning": __version__}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""SLURM: a job that runs out of time is started again, and goes on."""
+"""SLURM: which job this is, and having it requeued."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 
 
 def job() -> str | None:
-    """The SLURM job that this process is part of, as `scontrol` calls it; None outside of one."""
+    """The SLURM job of this process, by the name that `scontrol` takes; None outside of one."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is not None:
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -15,13 +15,10 @@ def job() -> str | None:
 
 
 def requeue(name: str) -> str | None:
-    """Have SLURM end a job, and start it again when there is room for it.
-
-    Args:
-        name: The job.
+    """Have SLURM end a job and start it again when there is room for it.
 
     Returns:
-        Why SLURM will not; None if it will.
+        Why SLURM refuses; None if it does not.
     """
     try:
         asked = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""TensorBoardPanels: what TensorBoard shows of a run beside single curves."""
+"""TensorBoardPanels: what TensorBoard shows of a run beside its curves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from qa_lightning.evaluation.curves import abstaining_figure
 from qa_lightning.evaluation.examples import choose, examples, table_of
+from qa_lightning.training import lightning_private
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -34,12 +35,12 @@ LAYOUT = {
     },
     "No answer": {
         "questions left unanswered (%)": ["val/no_answer_rate$"],
-        "null threshold in force": ["val/null_threshold$"],
+        "effective null threshold": ["val/null_threshold$"],
         "EM at threshold 0, tuned, best (%)": [f"val/{at}_exact$" for at in THRESHOLDS],
         "F1 at threshold 0, tuned, best (%)": [f"val/{at}_f1$" for at in THRESHOLDS],
     },
     "Speed": {
-        "windows a second": ["throughput/windows_per_s$"],
+        "windows per second": ["throughput/windows_per_s$"],
         "MFU and padding (%)": ["throughput/mfu$", "throughput/padding$"],
     },
 }
@@ -55,7 +56,7 @@ class TensorBoardPanels(Callback):
     - `val/examples`, a text: the same few questions every time, the seed of the data fixes which;
       the answer marked in its context, gold beside predicted.
     - `val/no_answer`, an image: precision and recall of "no answer" over the null threshold, the
-      one in force marked, and the null odds of answerable and unanswerable questions.
+      effective one marked, and the null odds of answerable and unanswerable questions.
     - The layout of the custom scalars: curves that belong together in one chart.
 
     Without a TensorBoard logger it does nothing.
@@ -77,7 +78,7 @@ class TensorBoardPanels(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not boards:
             return
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
-        with module.metric.sync_context():  # all processes join in; one has a use for it
+        with module.metric.sync_context():  # all processes take part, and the first one logs
             if trainer.is_global_zero:
                 self._show(trainer, module, module.metric.answers())
 
@@ -87,8 +88,8 @@ class TensorBoardPanels(Callback):
         answerable = golds[answers.question] > 0
         chosen = choose(answerable, EXAMPLES, module.datamodule.hparams["seed"])
         asked = examples(windows.questions, windows.contexts, answers, chosen, threshold)
-        # The step of the scalars: a run that is resumed before it takes all back together.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        # The step of the scalars, so that a resumed run replaces all figures after it together.
+        step = lightning_private.logger_step(trainer)
         for writer in _writers(trainer):
             writer.add_text("val/examples", table_of(asked, threshold), step)
             if np.unique(answerable).size == 2:
@@ -97,7 +98,7 @@ class TensorBoardPanels(Callback):
 
 
 def _writers(trainer: Trainer) -> list[SummaryWriter]:
-    """What writes for TensorBoard; on the first process alone."""
+    """The TensorBoard writers; they exist on the first process alone."""
     return [
         logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
     ]

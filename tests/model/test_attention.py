@@ -14,7 +14,8 @@ from torch import Tensor
 from qa_lightning.data.batches import Packing, _pack
 from qa_lightning.model import attention
 from qa_lightning.model.attention import AttentionBackend, choose_backend, packed_arguments
-from qa_lightning.training.module import QuestionAnsweringModule, window_losses
+from qa_lightning.training.loss import window_losses
+from qa_lightning.training.module import QuestionAnsweringModule
 
 LONGEST = 40
 WAYS: tuple[AttentionBackend, ...] = ("loop", "pad")

@@ -17,11 +17,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import SafetensorError
 
 from qa_lightning.errors import UserError
+from qa_lightning.model.run_folder import RECORD
 from qa_lightning.training import guards
 from qa_lightning.training.datamodule import SquadDataModule
-from qa_lightning.training.guards import FiniteLoss, as_user_error, check_folder
+from qa_lightning.training.failures import as_user_error, check_folder
+from qa_lightning.training.guards import FiniteLoss
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.run_record import NAME
 from tests.helpers.command import QUIET, TINY_WINDOWS, call
 from tests.helpers.trainer import Parts, make_parts, make_trainer
 
@@ -384,7 +385,7 @@ class TestCommandLine:
             *("--trainer.max_epochs", 1, "--trainer.accumulate_grad_batches", 2),
         )
         assert outcome.status == 0, outcome.err
-        (record,) = tmp_path.rglob(NAME)
+        (record,) = tmp_path.rglob(RECORD)
         assert record.parent == tmp_path / "runs" / "lightning_logs" / "version_0"
         (entry,) = json.loads(record.read_text(encoding="utf-8"))
         assert entry["batch"]["effective"] == 8

@@ -25,16 +25,15 @@ import torch
 from qa_lightning.data.batches import WindowSampler
 from qa_lightning.errors import UserError
 from qa_lightning.model.trained_model import TrainedModel
-from qa_lightning.training import resume
-from qa_lightning.training.resume import (
+from qa_lightning.training import checkpoint_files
+from qa_lightning.training.checkpoint_files import (
     AtomicCheckpointIO,
-    LastCheckpoint,
     newest_checkpoint,
     newest_runs_first,
-    random_state,
-    restore_random_state,
     write_atomically,
 )
+from qa_lightning.training.random_state import random_state, restore_random_state
+from qa_lightning.training.resume import LastCheckpoint
 from tests.helpers.command import QUIET, TINY_WINDOWS, Outcome, call, files_under
 from tests.helpers.data import REPOSITORY, squad_data
 from tests.helpers.stopping import Crash
@@ -427,7 +426,7 @@ class TestLast:
         assert outcome.status == 2
         assert "--ckpt_path last: there is no run" in outcome.err
 
-    def test_a_torn_file_is_passed_over_for_the_one_before_it(
+    def test_a_torn_file_is_skipped_for_the_one_before_it(
         self, course: Course, tmp_path: Path
     ) -> None:
         run = shutil.copytree(course.reference(*OFTEN), tmp_path / "lightning_logs" / "version_10")
@@ -441,7 +440,7 @@ class TestLast:
             *("--trainer.default_root_dir", tmp_path, "--ckpt_path", "last"),
         )
         assert outcome.status == 0, outcome.err
-        assert f"passed over: {last} cannot be loaded" in outcome.out
+        assert f"skipped: {last} cannot be loaded" in outcome.out
         assert f"--ckpt_path last: {run / 'checkpoints' / 'best.ckpt'}" in outcome.out
 
 
@@ -498,7 +497,7 @@ class TestFiles:
             raise OSError(28, "No space left on device")
 
         with (
-            mock.patch.object(resume.torch, "save", fill_up),
+            mock.patch.object(checkpoint_files.torch, "save", fill_up),
             pytest.raises(UserError, match="No space left on device"),
         ):
             write_atomically({"a": 2}, path)

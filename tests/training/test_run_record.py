@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from qa_lightning import __version__
 from qa_lightning.errors import UserError
+from qa_lightning.model.run_folder import RECORD
 from qa_lightning.training import run_record
-from qa_lightning.training.run_record import NAME, RunRecord, weights_digest
+from qa_lightning.training.run_record import RunRecord, weights_digest
 from tests.helpers.trainer import make_parts, make_trainer
 
 
@@ -45,7 +46,7 @@ def test_what_it_holds(
         )
         trainer.fit(module, data, ckpt_path=path, weights_only=True)
         trainer.save_checkpoint(checkpoint)
-    first, second = json.loads((tmp_path / "logs" / "one" / NAME).read_text(encoding="utf-8"))
+    first, second = json.loads((tmp_path / "logs" / "one" / RECORD).read_text(encoding="utf-8"))
     assert first["command"] == shlex.join(sys.orig_argv)
     assert first["versions"]["torch"] == version("torch")
     assert first["versions"]["qa_lightning"] == __version__
@@ -89,7 +90,7 @@ def test_without_a_run_folder_nothing_is_written(
         enable_checkpointing=False,
     )
     trainer.fit(*make_parts(tiny_encoder, squad_files))
-    assert not list(tmp_path.rglob(NAME))
+    assert not list(tmp_path.rglob(RECORD))
     assert said == []  # the effective batch size is what was asked for
 
 
@@ -97,11 +98,11 @@ def test_a_record_that_is_damaged_is_not_overwritten(
     tmp_path: Path, tiny_encoder: Path, squad_files: dict[str, Path]
 ) -> None:
     logger = CSVLogger(tmp_path, name="", version="")
-    (tmp_path / NAME).write_text("[{")
+    (tmp_path / RECORD).write_text("[{")
     trainer = make_trainer(tmp_path, RunRecord(), logger=logger, enable_checkpointing=False)
-    with pytest.raises(UserError, match=rf"{NAME} cannot be written"):
+    with pytest.raises(UserError, match=rf"{RECORD} cannot be written"):
         trainer.fit(*make_parts(tiny_encoder, squad_files))
-    assert (tmp_path / NAME).read_text() == "[{"
+    assert (tmp_path / RECORD).read_text() == "[{"
 
 
 def test_the_digest_tells_weights_apart() -> None:

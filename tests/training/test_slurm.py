@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qa_lightning.model.run_folder import RECORD
 from qa_lightning.training import slurm
-from qa_lightning.training.run_record import NAME, is_of_job
+from qa_lightning.training.run_record import is_of_job
 
 
 def test_the_name_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,5 +45,5 @@ def test_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_run_of_a_job(tmp_path: Path, content: str | None, found: bool) -> None:
     if content is not None:
-        (tmp_path / NAME).write_text(content)
+        (tmp_path / RECORD).write_text(content)
     assert is_of_job(tmp_path, "12") is found

@@ -18,16 +18,8 @@ from qa_lightning.data.batches import BatchSize
 from qa_lightning.model.encoder import build_encoder, load_encoder
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.throughput import (
-    PeakRate,
-    Rates,
-    Throughput,
-    TrainingCost,
-    known_peak,
-    measure_peak,
-    summary,
-    training_dtype,
-)
+from qa_lightning.training.peak_rate import PeakRate, known_peak, measure_peak, training_dtype
+from qa_lightning.training.throughput import Rates, Throughput, TrainingCost, summary
 from tests.helpers.command import call, options_of, scalars
 
 COST = TrainingCost(per_token=1000, per_pair=10)

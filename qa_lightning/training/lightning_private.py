@@ -1,0 +1,97 @@
+"""Everything that this project takes from inside Lightning, in one place.
+
+None of it is public, so another release may change it. `pyproject.toml` therefore caps Lightning's
+version, and `tests/training/test_lightning_private.py` says what changed when the cap is raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training has come, between two optimizer steps.
+
+    Attributes:
+        epoch: Epochs that are complete.
+        batches: Batches of the current epoch that were trained on.
+        total_batches: Batches of all epochs that were trained on.
+        logger_step: The step under which the next training figures are logged.
+        validating: Whether the validation after these batches is still to be done, or redone.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    total_batches: int = 0
+    logger_step: int = 0
+    validating: bool = False
+
+
+def normalize_loop_state(loop: dict[str, Any], position: Position) -> None:
+    """Make the saved state of Lightning's fit loop say that training stands at a position.
+
+    Lightning saves its counters as they are in the middle of a batch or of a hook, and infers from
+    them where to resume. Not from every such moment does it resume with the right batch, or run the
+    pending validation exactly once. The saved state is therefore one of three moments only: before
+    an epoch, between two batches, and before a validation.
+
+    Args:
+        loop: `checkpoint["loops"]["fit_loop"]`; changed in place.
+        position: Where training stands.
+    """
+    training = "epoch_loop."
+    optimizer = loop[f"{training}automatic_optimization.optim_progress"]["optimizer"]
+    for progress in (*optimizer.values(), loop[f"{training}scheduler_progress"]):
+        for tracker in progress.values():
+            for name in tracker:  # what was begun and not completed counts as not begun
+                tracker[name] = tracker["completed"]
+    _set_counters(loop["epoch_progress"], position.epoch, position.epoch)
+    for tracker in loop["epoch_progress"].values():
+        tracker["ready"] = tracker["started"] = position.epoch + int(position.batches > 0)
+    _set_counters(loop[f"{training}batch_progress"], position.total_batches, position.batches)
+    loop[f"{training}batch_progress"]["is_last_batch"] = False
+    # Lightning adds one when it resumes past the end of a batch; see `set_logger_step`.
+    loop[f"{training}state_dict"]["_batches_that_stepped"] = max(position.logger_step - 1, 0)
+    validation = loop[f"{training}val_loop.batch_progress"]
+    _set_counters(validation, 0, 0)
+    validation["is_last_batch"] = False
+    if position.validating:
+        for tracker in (validation["total"], validation["current"]):
+            tracker["ready"] = tracker["started"] = 1
+
+
+def _set_counters(progress: dict[str, Any], total: int, current: int) -> None:
+    for which, number in (("total", total), ("current", current)):
+        progress[which].update(dict.fromkeys(progress[which], number))
+
+
+def logger_step(trainer: Trainer) -> int:
+    """The step under which Lightning logs: batches that ended with an optimizer step."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def set_logger_step(trainer: Trainer, step: int) -> None:
+    """Correct the logging step of a resumed run, which Lightning may count once too often."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def start_epoch_afresh(trainer: Trainer) -> None:
+    """Have a resumed run start its epoch at the first batch.
+
+    With `--trainer.max_steps` Lightning takes every resumed epoch for one that is in progress.
+    """
+    trainer.fit_loop.epoch_loop.restarting = False
+
+
+def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
+    """The SLURM environment of a trainer whose job is to be requeued automatically, if any."""
+    environment = trainer._accelerator_connector.cluster_environment
+    requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+    return environment if requeues else None  # type: ignore[return-value]

@@ -1,0 +1,91 @@
+"""AdamW, the learning-rate schedule and gradient clipping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+
+from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+
+def check_schedule_ends(steps: float) -> None:
+    """Refuse to train without end, which the learning-rate schedule needs.
+
+    Args:
+        steps: Optimizer steps of the run.
+
+    Raises:
+        UserError: they are infinite.
+    """
+    if steps == float("inf"):
+        raise UserError(
+            "the learning-rate schedule needs an end: set --trainer.max_epochs or "
+            "--trainer.max_steps"
+        )
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters in two groups: biases and LayerNorms have no weight decay."""
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for submodule in module.modules():
+        for name, parameter in submodule.named_parameters(recurse=False):
+            # Not told apart by their dimensions: the shards that FSDP makes have but one.
+            spared = name == "bias" or isinstance(submodule, nn.LayerNorm)
+            if parameter.requires_grad:
+                (no_decay if spared else decay).append(parameter)
+    return [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
+
+
+def adamw_with_schedule(module: LightningModule) -> OptimizerLRScheduler:
+    """AdamW, and a learning rate that changes with every optimizer step.
+
+    Args:
+        module: Its hyperparameters `learning_rate`, `weight_decay`, `schedule` and `warmup` count.
+    """
+    from transformers import get_scheduler
+
+    hparams, trainer = module.hparams, module.trainer
+    check_schedule_ends(trainer.estimated_stepping_batches)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, hparams["weight_decay"]),
+        lr=hparams["learning_rate"],
+        # With a loss scaler the fused step would unscale by itself, after clipping.
+        fused=trainer.precision != "16-mixed" and module.device.type in ("cpu", "cuda"),
+    )
+    steps = int(trainer.estimated_stepping_batches)
+    name = hparams["schedule"]
+    scheduler = get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
+        optimizer,
+        num_warmup_steps=round(hparams["warmup"] * steps),
+        num_training_steps=steps,
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def clip_gradient_norm(
+    module: LightningModule, optimizer: torch.optim.Optimizer, limit: float
+) -> None:
+    """Scale gradients down to a norm.
+
+    Lightning refuses to clip for a fused optimizer, since that could undo loss scaling by itself;
+    without a loss scaler (bfloat16, float32) there is nothing to undo. With FSDP a process has
+    shards of the gradients, and only the wrapped model can compute their norm.
+    """
+    if isinstance(module.trainer.strategy, FSDPStrategy):
+        module.trainer.model.clip_grad_norm_(limit)  # type: ignore[union-attr,operator]
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        torch.nn.utils.clip_grad_norm_(module.parameters(), limit)
+    else:
+        module.clip_gradients(optimizer, limit, "norm")

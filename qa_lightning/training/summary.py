@@ -1,0 +1,57 @@
+"""What `fit` and an evaluation print about their outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qa_lightning.model.run_folder import LEARNING_CURVE, MODEL
+
+
+def lines_by_threshold(figures: Mapping[str, Any], split: str) -> list[str]:
+    """The scores at three null thresholds, each named for what it is, as lines of text.
+
+    Args:
+        figures: What was logged.
+        split: "val" or "test".
+    """
+    meanings = {
+        "zero": "at null threshold 0",
+        "tuned": "at the threshold tuned on held-out training articles",
+        "best": "at the best threshold for these very questions: an oracle, not a result",
+    }
+    return [
+        f"    EM {figures[f'{split}/{name}_exact']:.2f}   F1 {figures[f'{split}/{name}_f1']:.2f}   "
+        f"{meaning}"
+        for name, meaning in meanings.items()
+        if f"{split}/{name}_exact" in figures
+    ]
+
+
+def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> str:
+    """What `fit` prints at its end.
+
+    Args:
+        figures: Figures of the best model's validation; empty if nothing was validated.
+        best: The best checkpoint.
+        run: The run's folder.
+    """
+    lines = ["", "Best model"]
+    if "val/exact" in figures:
+        lines.append(f"  EM {figures['val/exact']:.2f}   F1 {figures['val/f1']:.2f}")
+        for group, name in (("HasAns", "answerable"), ("NoAns", "unanswerable")):
+            if f"val/{group}_exact" in figures:
+                lines.append(
+                    f"    {name}: EM {figures[f'val/{group}_exact']:.2f}   "
+                    f"F1 {figures[f'val/{group}_f1']:.2f}"
+                )
+        lines.append(f"  answered with 'no answer': {figures['val/no_answer_rate']:.1f} %")
+        lines += lines_by_threshold(figures, "val")
+    lines += [
+        f"  checkpoint   {best}",
+        f"  model        {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  learning     {run / LEARNING_CURVE}",
+        f"  curves       tensorboard --logdir {run.parent}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Which weights decay, how the rate changes, when AdamW is fused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qa_lightning.errors import UserError
+from qa_lightning.training.module import QuestionAnsweringModule
+
+
+@pytest.fixture
+def module(tiny_encoder: Path) -> QuestionAnsweringModule:
+    return QuestionAnsweringModule(str(tiny_encoder))
+
+
+def optimizer_of(
+    module: QuestionAnsweringModule, steps: float = 10, precision: str = "32-true"
+) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    module._trainer = SimpleNamespace(estimated_stepping_batches=steps, precision=precision)
+    try:
+        made: Any = module.configure_optimizers()
+    finally:
+        module._trainer = None
+    return made["optimizer"], made["lr_scheduler"]
+
+
+class TestOptimizer:
+    def test_decay_spares_biases_and_layer_norms(self, module: QuestionAnsweringModule) -> None:
+        optimizer, _ = optimizer_of(module)
+        decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decay)
+        for name, parameter in module.named_parameters():
+            spared = name.endswith(".bias") or "norm" in name.lower()
+            assert decay.pop(id(parameter)) == (0.0 if spared else 0.01), name
+        assert not decay
+
+    def test_adamw_is_fused_unless_a_loss_scaler_is_at_work(
+        self, module: QuestionAnsweringModule
+    ) -> None:
+        for precision, fused in (("32-true", True), ("bf16-mixed", True), ("16-mixed", False)):
+            optimizer, _ = optimizer_of(module, precision=precision)
+            assert isinstance(optimizer, torch.optim.AdamW)
+            assert bool(optimizer.defaults["fused"]) is fused
+
+    @pytest.mark.parametrize(
+        ("schedule", "shape"),
+        [
+            ("linear", lambda share: 1 - share),
+            ("constant", lambda share: 1.0),
+            ("cosine", lambda share: (1 + math.cos(math.pi * share)) / 2),
+        ],
+    )
+    def test_rate_rises_in_the_warm_up_then_follows_its_schedule(
+        self, tiny_encoder: Path, schedule: Any, shape: Any
+    ) -> None:
+        module = QuestionAnsweringModule(
+            str(tiny_encoder), learning_rate=0.5, schedule=schedule, warmup=0.2
+        )
+        optimizer, plan = optimizer_of(module, steps=10)
+        assert plan["interval"] == "step"
+        rates = []
+        for _ in range(11):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            plan["scheduler"].step()
+        expected = [step / 2 if step < 2 else shape((step - 2) / 8) for step in range(11)]
+        assert rates == pytest.approx([0.5 * share for share in expected])
+
+    def test_no_warm_up_starts_at_the_peak(self, tiny_encoder: Path) -> None:
+        module = QuestionAnsweringModule(str(tiny_encoder), learning_rate=0.5, warmup=0.0)
+        optimizer, _ = optimizer_of(module)
+        assert optimizer.param_groups[0]["lr"] == 0.5
+
+    def test_a_shape_without_end_is_refused(self, module: QuestionAnsweringModule) -> None:
+        with pytest.raises(UserError, match="--trainer.max_epochs"):
+            optimizer_of(module, steps=float("inf"))
