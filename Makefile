@@ -19,7 +19,7 @@ ENCODER := $(VENV)/.quickstart-encoder
 help:
 	@echo 'make fit      train and score a model on the sample, in a few minutes on a laptop'
 	@echo 'make test     run the tests'
-	@echo 'make lint     check style and format with ruff; make format mends what it can'
+	@echo 'make lint     check style, format and import directions; make format corrects what it can'
 	@echo 'make types    check type hints with mypy'
 	@echo 'make install  create $(VENV) and install the tested versions (the others do it as needed)'
 	@echo 'make clean    remove caches and build outputs; $(VENV) and lightning_logs stay'
@@ -44,6 +44,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .

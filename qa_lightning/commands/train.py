@@ -1,4 +1,4 @@
-"""LightningCLI: defaults, forced callbacks, links between arguments."""
+"""fit, validate, test and predict: LightningCLI with our defaults and callbacks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+import qa_lightning
 from qa_lightning.commands.parser import MistakesAsUserErrors
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.errors import UserError
@@ -97,14 +98,27 @@ def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
 
 
 class TrainingParser(MistakesAsUserErrors, LightningArgumentParser):
-    """Lightning's parser, with mistakes told as those of the other commands are."""
+    """Lightning's parser, with mistakes reported as those of the other commands are."""
+
+
+def find_recipe(config: str) -> str:
+    """A configuration file: as given or, if there is none, the recipe of that name that we ship.
+
+    So `--config configs/quickstart.yaml` works in any folder, with a clone or without.
+    """
+    package = Path(qa_lightning.__file__).parent
+    shipped = [folder / "configs" / Path(config).name for folder in (package, package.parent)]
+    found = next((path for path in (Path(config), *shipped) if path.is_file()), Path(config))
+    if found != Path(config):
+        rank_zero_info(f"--config {config}: {found}")
+    return str(found)
 
 
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration once all is set up: a start that fails leaves no run folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Too early: the data may yet turn out not to fit the model."""
+        """Save nothing yet: the data may turn out not to fit the model."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save it in the run's folder."""
@@ -121,7 +135,7 @@ class QuestionAnsweringCLI(LightningCLI):
             args: The command and its options; by default those of the process.
         """
         self._checkpoint: dict[str, Any] | None = None
-        self._run: Path | None = None  # the run that `--ckpt_path last` goes on with
+        self._run: Path | None = None  # the run that `--ckpt_path last` resumes
         super().__init__(
             QuestionAnsweringModule,
             SquadDataModule,
@@ -131,7 +145,7 @@ class QuestionAnsweringCLI(LightningCLI):
             seed_everything_default=42,
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
-            # An abbreviation would be a misspelling that nobody hears of.
+            # An abbreviation would be a misspelling that nobody notices.
             parser_kwargs={"prog": "python -m qa_lightning", "allow_abbrev": False},
             args=args,
         )
@@ -144,7 +158,7 @@ class QuestionAnsweringCLI(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Add what one command alone has."""
+        """Add the option that only evaluations have."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand != "fit":
             parser.add_argument(
@@ -156,7 +170,7 @@ class QuestionAnsweringCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Find the checkpoint; take the model's hyperparameters from it, if it is ours."""
+        """Find the checkpoint and take the model's hyperparameters from it."""
         options = self.config[self.config["subcommand"]]
         if options.get("ckpt_path") in ("last", "hpc"):
             options["ckpt_path"] = self._find(options["ckpt_path"])
@@ -173,7 +187,7 @@ class QuestionAnsweringCLI(LightningCLI):
                 options["model"][name] = value
 
     def _find(self, which: Literal["last", "hpc"]) -> str | None:
-        """The newest checkpoint of a run; None if `fit` is to begin at the beginning.
+        """The newest checkpoint of a run; None if `fit` is to start from the beginning.
 
         Args:
             which: The newest run ("last"), or that of this SLURM job before it was requeued.
@@ -197,8 +211,8 @@ class QuestionAnsweringCLI(LightningCLI):
                 where = f"{folder} holds no checkpoint"
             if command != "fit":
                 raise UserError(f"--ckpt_path {which}: {where}; name the file instead")
-            # No mistake: whoever starts the same command again and again can always say `last`.
-            rank_zero_info(f"--ckpt_path {which}: {where}; training begins at the beginning")
+            # No mistake: a command that is started again and again can always say `last`.
+            rank_zero_info(f"--ckpt_path {which}: {where}; training starts from the beginning")
             return None
         rank_zero_info(f"--ckpt_path {which}: {path}")
         self._run = run
@@ -234,13 +248,13 @@ class QuestionAnsweringCLI(LightningCLI):
             check_folder(self._folder(), self.model)
 
     def _check_strategy(self) -> None:
-        """Refuse to go on with a run that numbered the optimizer's state in another order."""
+        """Refuse to resume a run that numbered the optimizer's state in another order."""
         saved = (self._checkpoint or {}).get(POSITION)
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
         if saved is not None and saved.get(SHARDED, False) != sharded:
             raise UserError(
-                f"--ckpt_path: this run was begun {'without' if sharded else 'with'} "
-                "--trainer.strategy fsdp, and can only go on so"
+                f"--ckpt_path: this run was started {'without' if sharded else 'with'} "
+                "--trainer.strategy fsdp, and can only be resumed so"
             )
 
     def _folder(self) -> Path:
@@ -249,7 +263,7 @@ class QuestionAnsweringCLI(LightningCLI):
         return Path(getattr(best, "dirpath", None) or self.trainer.default_root_dir)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; explain what it dies of."""
+        """Run it, and turn what it dies of into a UserError."""
         with as_user_error(self._folder()):
             super()._run_subcommand(subcommand)
 
@@ -266,7 +280,7 @@ class QuestionAnsweringCLI(LightningCLI):
                 options["default_root_dir"] or ".",
                 name="lightning_logs" if fitting else f"lightning_logs/{self.subcommand}",
                 default_hp_metric=False,
-                **self._goes_on(),
+                **self._logger_of_resumed_run(),
             )
             if fitting:
                 callbacks.append(LearningRateMonitor("step"))
@@ -281,11 +295,11 @@ class QuestionAnsweringCLI(LightningCLI):
             )
             if options["limit_val_batches"] == 0:
                 settings["monitor"] = None  # nothing is validated: keep the newest
-            # The first: it puts Lightning's step right before the others log by it.
+            # First, for it corrects the logging step before the other callbacks log.
             callbacks = [last, *callbacks, SaveBestModel(), ModelCheckpoint(**settings)]
         if not fitting:
             output = self._get(self.config, "output")
-            # Without a run folder nobody has said where to put files that were not asked for.
+            # Without a run folder there is no place for files that were not asked for.
             if output or kwargs.get("logger") or options["logger"] or self.subcommand == "predict":
                 callbacks.append(EvaluationFiles(output))
         self.trainer_defaults["callbacks"] = callbacks
@@ -295,13 +309,13 @@ class QuestionAnsweringCLI(LightningCLI):
             AtomicCheckpointIO(),
         ]
         try:
-            # Sharding is the datamodule's own: Lightning's would not know its sampler.
+            # The datamodule shards its batches itself, with a sampler that Lightning does not know.
             return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"the options of --trainer do not go together: {error}") from error
 
-    def _goes_on(self) -> dict[str, Any]:
-        """Options of a logger that goes on with a run: figures after the checkpoint are void."""
+    def _logger_of_resumed_run(self) -> dict[str, Any]:
+        """Options of a logger that continues a run's curves from the checkpoint on."""
         if self.subcommand != "fit" or self._run is None or self._checkpoint is None:
             return {}
         step = self._checkpoint.get(POSITION, {}).get("logger_step", 0)
@@ -317,7 +331,7 @@ def run(args: list[str] | None = None) -> int:
     Args:
         args: The command and its options; by default those of the process.
     """
-    # Batches are put together from arrays in well under a millisecond: workers would not help.
+    # Batches are assembled from arrays in well under a millisecond, so workers would not help.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Scoring a checkpoint needs none of the callbacks of its training.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
@@ -327,10 +341,14 @@ def run(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # Every process has gathered all windows: the figures are the same already.
     warnings.filterwarnings("ignore", message=".*It is recommended to use .self.log.*sync_dist.*")
-    # Ours is told where to start when it is made.
+    # Our loader is resumed by `LastCheckpoint`.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # A run that goes on does so in its own folder.
+    # A run is resumed in its own folder.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    given = sys.argv if args is None else args
+    for at, option in enumerate(given[:-1], start=1):
+        if option == "--config":
+            given[at] = find_recipe(given[at])
     try:
         QuestionAnsweringCLI(args)
     except SIGTERMException:
@@ -344,7 +362,7 @@ def run(args: list[str] | None = None) -> int:
 
 
 def _stopped(signum: int, written: bool) -> int:
-    goes_on = f"; {LAST} is written: the same command with --ckpt_path last goes on"
+    resume = f"; {LAST} is written: the same command with --ckpt_path last resumes the run"
     name = signal.Signals(signum).name
-    print(f"stopped by {name} between two steps{goes_on if written else ''}", file=sys.stderr)
+    print(f"stopped by {name} between two steps{resume if written else ''}", file=sys.stderr)
     return 128 + signum

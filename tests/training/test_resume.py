@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -32,7 +31,6 @@ from qa_lightning.training.checkpoint_files import (
     newest_runs_first,
     write_atomically,
 )
-from qa_lightning.training.random_state import random_state, restore_random_state
 from qa_lightning.training.resume import LastCheckpoint
 from tests.helpers.command import QUIET, TINY_WINDOWS, Outcome, call, files_under
 from tests.helpers.data import REPOSITORY, squad_data
@@ -213,7 +211,7 @@ class TestResuming:
         assert resumed.status == 0, resumed.err
         assert_same_end(tmp_path / "lightning_logs" / "version_0", course.reference(*options))
 
-    def test_any_checkpoint_can_be_gone_on_from(self, course: Course, tmp_path: Path) -> None:
+    def test_any_checkpoint_can_be_resumed(self, course: Course, tmp_path: Path) -> None:
         whole = course.reference(*OFTEN)
         best = whole / "checkpoints" / "best.ckpt"
         resumed = course.fit(tmp_path, *OFTEN, "--ckpt_path", best)
@@ -371,7 +369,7 @@ class TestSlurm:
         ("hook", "number"),
         [("on_before_optimizer_step", 3), ("on_validation_batch_end", 1)],
     )
-    def test_a_job_out_of_time_goes_on_when_it_is_started_again(
+    def test_a_job_out_of_time_resumes_when_it_is_started_again(
         self,
         course: Course,
         tmp_path: Path,
@@ -406,7 +404,7 @@ class TestSlurm:
         assert outcome.status == 0, outcome.err
         assert "SLURM job 7 is not requeued: scontrol requeue: not now" in outcome.out
 
-    def test_elsewhere_there_is_no_job_to_go_on_with(self, course: Course, tmp_path: Path) -> None:
+    def test_elsewhere_there_is_no_job_to_resume(self, course: Course, tmp_path: Path) -> None:
         outcome = course.fit(tmp_path, "--ckpt_path", "hpc")
         assert outcome.status == 2
         assert "--ckpt_path last" in outcome.err
@@ -416,7 +414,7 @@ class TestLast:
     def test_without_a_run_training_begins(self, course: Course, tmp_path: Path) -> None:
         outcome = course.fit(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", 2)
         assert outcome.status == 0, outcome.err
-        assert "training begins at the beginning" in outcome.out
+        assert "training starts from the beginning" in outcome.out
 
     def test_without_a_run_there_is_nothing_to_score(self, course: Course, tmp_path: Path) -> None:
         outcome = call(
@@ -503,19 +501,6 @@ class TestFiles:
             write_atomically({"a": 2}, path)
         assert torch.load(path) == {"a": 1}
         assert files_under(tmp_path) == [path]
-
-
-class TestRandomState:
-    def test_goes_on_where_it_was(self) -> None:
-        def draw() -> list[float]:
-            return [random.gauss(0, 1), np.random.standard_normal(), torch.randn(()).item()]
-
-        device = torch.device("cpu")
-        draw()  # the generators of normal numbers make them in pairs
-        state = random_state(device)
-        first = draw()
-        restore_random_state(state, device)
-        assert draw() == first
 
 
 class TestSampler:

@@ -32,7 +32,7 @@ def test_what_it_holds(
     logger = CSVLogger(tmp_path, name="logs", version="one")
     checkpoint = tmp_path / "run.ckpt"
     digests = []
-    for path in (None, checkpoint):  # started, and gone on with in the same folder
+    for path in (None, checkpoint):  # started, and resumed in the same folder
         module, data = make_parts(tiny_encoder, squad_files)
         digests.append(weights_digest(module.encoder))
         trainer = make_trainer(
