@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from qa_lightning.errors import UserError
-from qa_lightning.evaluation.curves import learning_curve
+from qa_lightning.evaluation.figures import calibration_figure, learning_curve_figure
 from qa_lightning.evaluation.predictions import PREDICTIONS, write_predictions
-from qa_lightning.evaluation.report import Report, calibration_figure, failure_report
+from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.model.trained_model import TrainedModel
 from qa_lightning.training.throughput import Throughput
 
@@ -93,7 +93,7 @@ class SaveBestModel(Callback):
         _log_final_figures(trainer, pl_module, figures)
         losses = {step: float(loss) for step, loss in self.losses.items()}
         step = int(figures["step"]) if figures else None
-        learning_curve(losses, self.history, step).savefig(run / LEARNING_CURVE)
+        learning_curve_figure(losses, self.history, step).savefig(run / LEARNING_CURVE)
         rank_zero_info(_summary(figures, Path(best), run))
 
     def _figures_of_best(self, checkpoint: ModelCheckpoint) -> dict[str, float]:
@@ -239,7 +239,7 @@ class EvaluationFiles(Callback):
         (folder / "report.md").write_text(text, encoding="utf-8")
         content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(content + "\n", encoding="utf-8")
-        figure = calibration_figure(report)
+        figure = calibration_figure(report.calibration)
         figure.savefig(folder / "calibration.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
