@@ -190,6 +190,9 @@ def main() -> int:
             continue
         rows.append(run(variant, given, peak))
         print(rows[-1], file=sys.stderr)
+    if not rows:
+        print("error: --minutes were over before the first variant", file=sys.stderr)
+        return 2
     note = (
         f"A bfloat16 matrix product reaches {peak / 1e12:.4g} TFLOP/s on this device. "
         "MFU is against the data sheet's peak where there is one; an epoch is "
