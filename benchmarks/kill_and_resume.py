@@ -1,6 +1,6 @@
 """Claim: a run killed at any moment and resumed ends with the same weights and the same figures.
 
-Trains a tiny encoder on made-up questions once without interruption. Then starts the same run anew,
+Trains a tiny encoder on made-up questions once without interruption. Then starts the run again,
 kills it with SIGKILL at random moments, every third one while a checkpoint is being written, and
 resumes it with `--ckpt_path last` until it ends. Weights, optimizer, schedule and every logged
 figure must be equal to the last bit. A run that ends before it was to be killed is repeated.

@@ -159,7 +159,7 @@ def test_a_stopped_search_is_resumed(
         patch.setattr(tune, "_is_running", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search("--trials", 3)
-    assert processes[0].poll() is not None  # it did not go on alone
+    assert processes[0].poll() is not None  # it is not left running
     status, out = search("--trials", 3)
     assert status == 0
     rows = {row["trial"]: row for row in table(out)}

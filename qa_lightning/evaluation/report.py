@@ -28,10 +28,9 @@ _NOTABLE = 0.05  # the lowest F1 is pointed out among groups of at least this sh
 _ASKING = re.compile(r"\b(who|what|when|where|which|how|why)(?:m|se)?\b", re.IGNORECASE)
 _QUESTION_WORDS = ["who", "what", "when", "where", "which", "how", "why", "other"]
 _QUARTERS = ["first quarter", "second quarter", "third quarter", "last quarter"]
-# Names of buckets by the smallest value in them.
-_ANSWER_WORDS = {0: "1", 2: "2", 3: "3", 4: "4–5", 6: "6–10", 11: "11+"}
-_CONTEXT_WORDS = {0: "under 50", 50: "50–99", 100: "100–149", 150: "150–199", 200: "200–299"}
-_CONTEXT_WORDS |= {300: "300+"}
+# Names of buckets by the smallest value in them: words of an answer or a context, and windows.
+_ANSWER = {0: "1", 2: "2", 3: "3", 4: "4–5", 6: "6–10", 11: "11+"}
+_CONTEXT = {0: "under 50", 50: "50–99", 100: "100–149", 150: "150–199", 200: "200–299", 300: "300+"}
 _WINDOWS = {0: "1", 2: "2", 3: "3+"}
 
 _TITLES = {
@@ -78,7 +77,7 @@ class Report:
         overall: All questions, then the answerable and the unanswerable ones.
         breakdowns: Groups by what they were grouped by. `question_word`, `context_words` and
             `windows` cover all questions, `answer_words` and `answer_position` the answerable
-            ones. Groups stand in a fixed order, empty ones are left out.
+            ones. Groups have a fixed order; empty ones are left out.
         plausible: None if no unanswerable question has plausible answers.
         calibration: Whether confidence can be trusted.
         mistakes: The most confident wrong answers (exact match 0), most confident first.
@@ -173,16 +172,16 @@ def _breakdowns(scored: ScoredAnswers, windows: np.ndarray) -> dict[str, list[Gr
     answer_words, quarter = [""] * len(windows), [""] * len(windows)
     for row in np.flatnonzero(scored.answerable).tolist():
         first = scored.golds[row][0]
-        answer_words[row] = _bucket(_ANSWER_WORDS, len(first["text"].split()))
+        answer_words[row] = _bucket(_ANSWER, len(first["text"].split()))
         place = 4 * first["start"] // max(len(scored.contexts[row]), 1)
         quarter[row] = _QUARTERS[min(place, 3)]
-    context_words = [_bucket(_CONTEXT_WORDS, len(text.split())) for text in scored.contexts]
+    context_words = [_bucket(_CONTEXT, len(text.split())) for text in scored.contexts]
     number = [_bucket(_WINDOWS, count) for count in windows.tolist()]
     return {
         "question_word": _groups(scored, _QUESTION_WORDS, question_word),
-        "answer_words": _groups(scored, _ANSWER_WORDS.values(), answer_words),
+        "answer_words": _groups(scored, _ANSWER.values(), answer_words),
         "answer_position": _groups(scored, _QUARTERS, quarter),
-        "context_words": _groups(scored, _CONTEXT_WORDS.values(), context_words),
+        "context_words": _groups(scored, _CONTEXT.values(), context_words),
         "windows": _groups(scored, _WINDOWS.values(), number),
     }
 
