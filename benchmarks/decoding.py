@@ -1,8 +1,9 @@
 """Claim: decoding is exact, and at least five times as fast as the usual, less exact double loop.
 
-Decodes the logits of all windows of a SQuAD-format file in two ways, by turns: ours, as validation
-does it, and the loop of the usual scripts, which tries each window's 20 best starts with its 20
-best ends. Then times all that validation does after the encoder, from logits to final figures.
+Decodes the logits of all windows of a SQuAD-format file with two methods in alternation: ours, as
+validation does it, and the loop of the usual scripts, which tries each window's 20 best starts with
+its 20 best ends. Then times all that validation does after the encoder, from logits to final
+figures.
 
     python benchmarks/decoding.py --data dev-v2.0.json --encoder minilm-l6 --checkpoint best.ckpt
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.windows import WindowSettings, make_windows
-from qa_lightning.evaluation.spans import best_spans, characters_of, word_boundaries
+from qa_lightning.evaluation.spans import spans_of_windows, word_boundaries
 from qa_lightning.model.encoder import load_tokenizer
 from qa_lightning.training.module import QuestionAnsweringModule
 
@@ -49,7 +50,7 @@ class ReplayingModule(QuestionAnsweringModule):
 
 
 class PlainWindow(NamedTuple):
-    """A window as suits the loop best: arrays to sort, lists to look up."""
+    """A window in the form that is fastest for the loop: arrays to sort, lists to look up."""
 
     start: np.ndarray
     end: np.ndarray
@@ -71,7 +72,7 @@ def trained_logits(checkpoint: Path, batches: list[Batch]) -> list[Tensor]:
 
 
 def random_logits(batches: list[Batch]) -> list[Tensor]:
-    """Noise as wide as a trained model's logits, with one peak each for start and end."""
+    """Noise with the spread of a trained model's logits, and one peak each for start and end."""
     random = torch.Generator().manual_seed(42)
     all_logits = []
     for batch in batches:
@@ -89,12 +90,10 @@ def random_logits(batches: list[Batch]) -> list[Tensor]:
 def decode(batch: Batch, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Characters and scores of every window's best spans, exactly, as validation finds them."""
     assert batch.offsets is not None and batch.word_starts is not None
-    start, end = logits.unbind(2)
-    legal_start, legal_end = word_boundaries(batch.offsets, batch.word_starts)
-    first, last, scores = best_spans(
-        start, end, legal_start, legal_end, max_tokens=MAX_TOKENS, count=N_BEST
+    _, spans, scores = spans_of_windows(
+        logits, batch.offsets, batch.word_starts, max_tokens=MAX_TOKENS, count=N_BEST
     )
-    return characters_of(batch.offsets, first, last, scores), scores
+    return spans, scores
 
 
 def plain_windows(batch: Batch, logits: Tensor) -> Iterator[PlainWindow]:
@@ -122,7 +121,7 @@ def decode_by_loop(window: PlainWindow) -> list[PlainSpan]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
+    """Seconds that the work took, and its result."""
     begin = time.perf_counter()
     result = work()
     return time.perf_counter() - begin, result
@@ -139,7 +138,7 @@ def evaluation_seconds(model: ReplayingModule, batches: list[Batch]) -> dict[str
     model.replay = iter(model.all_logits)
     steps, _ = timed(lambda: run_steps(model, batches))
     computing, _ = timed(model.metric.compute)
-    # `compute` joins the windows first: done once more, to tell its two parts apart.
+    # `compute` joins the windows first; that is done once more to time its two parts separately.
     joining, _ = timed(model.metric.answers)
     return {
         "evaluation steps (decoding, losses)": steps,
@@ -166,6 +165,19 @@ def disagreement(
     }
 
 
+def rows_of_decoding(
+    fast: list[float], slow: list[float], shares: dict[str, float]
+) -> list[dict[str, str]]:
+    """The table: median seconds of both methods, and how the loop's spans differ."""
+    ours, loop = statistics.median(fast), statistics.median(slow)
+    exact = {"method": "ours", "seconds": f"{ours:.3f}", "times as fast": f"{loop / ours:.1f}"}
+    usual = {"method": "loop", "seconds": f"{loop:.3f}", "times as fast": "1"}
+    return [
+        exact | {name: "" for name in shares},
+        usual | {name: f"{share:.3%}" for name, share in shares.items()},
+    ]
+
+
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -190,7 +202,7 @@ def main() -> int:
     model = ReplayingModule(logits)
     model.metric.attach(windows.questions, windows.contexts)
     gc.collect()
-    gc.freeze()  # the loop's many lists should not slow down anyone's garbage collection
+    gc.freeze()  # otherwise the loop's many lists slow down every garbage collection
 
     fast, slow, parts = [], [], []
     for _ in range(given.repeats):
@@ -199,19 +211,7 @@ def main() -> int:
         seconds, loop = timed(lambda: [decode_by_loop(window) for window in plain])
         slow.append(seconds)
         parts.append(evaluation_seconds(model, batches))
-
-    ratio = statistics.median(slow) / statistics.median(fast)
-    shares = disagreement(ours, loop)
-    exact = {
-        "way": "ours",
-        "seconds": f"{statistics.median(fast):.3f}",
-        "times as fast": f"{ratio:.1f}",
-    }
-    usual = {"way": "loop", "seconds": f"{statistics.median(slow):.3f}", "times as fast": "1"}
-    decoding = [
-        exact | {name: "" for name in shares},
-        usual | {name: f"{share:.3%}" for name, share in shares.items()},
-    ]
+    decoding = rows_of_decoding(fast, slow, disagreement(ours, loop))
     whole = [
         {"part": name, "seconds": f"{statistics.median(one[name] for one in parts):.3f}"}
         for name in parts[0]
@@ -219,7 +219,7 @@ def main() -> int:
     source = "a trained model's" if given.checkpoint else "random"
     note = (
         f"{len(windows):,} windows of {windows.questions.num_rows:,} questions, {source} logits; "
-        f"medians of {given.repeats} runs by turns; torch threads: {torch.get_num_threads()}."
+        f"medians of {given.repeats} alternating runs; torch threads: {torch.get_num_threads()}."
     )
     for title, rows in (
         ("Decoding against the usual double loop", decoding),

@@ -1,10 +1,10 @@
 """Claim: on a GPU half of what it can multiply is used, and an epoch takes seconds.
 
-Trains DistilBERT-base and MiniLM-L6 sizes, with random weights, in every way that matters on one
-GPU: padded to 384 as the usual script does, grouped by length, packed, compiled or not, in small
-and large batches. First it checks that packed and padded windows give the same logits. It needs no
-network: carry a cut of the data and the encoder's folder (for its tokenizer). On a machine without
-a GPU, `--accelerator cpu --steps 1 --batch-sizes 2` tries the same code.
+Trains DistilBERT-base and MiniLM-L6 sizes, with random weights, in every configuration that matters
+on one GPU: padded to 384 as the usual script does, grouped by length, packed, compiled or not, in
+small and large batches. First it checks that packed and padded windows give the same logits. It
+needs no network, only some of the data and the encoder's folder (for its tokenizer). On a machine
+without a GPU, `--accelerator cpu --steps 1 --batch-sizes 2` tries the same code.
 
     python benchmarks/gpu.py --data train-8k.json --encoder FOLDER --minutes 8
 """
@@ -40,8 +40,8 @@ WARM_UP = 10
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to train: options of data and model, and the precision."""
+class Variant:
+    """One configuration of training: options of data and model, and the precision."""
 
     size: str
     precision: str
@@ -52,31 +52,31 @@ class Way:
 
     @property
     def name(self) -> str:
-        """How a table calls it."""
+        """Its name in the table of results."""
         layout = "pad to 384" if self.padding == "window" else self.batching
         return f"{layout}{', compiled' if self.compile else ''}"
 
 
-def ways(batch_sizes: list[int]) -> list[Way]:
-    """All ways, those that decide most first: time may run out."""
+def variants(batch_sizes: list[int]) -> list[Variant]:
+    """All variants, the most important ones first, since time may run out."""
     small, *_, large = [batch_sizes[0], *batch_sizes]
     found = []
     for size in SIZES:
         found += [
-            Way(size, "32-true", "random", "window", small),
-            Way(size, "bf16-mixed", "random", "window", small),
+            Variant(size, "32-true", "random", "window", small),
+            Variant(size, "bf16-mixed", "random", "window", small),
             *(
-                Way(size, "bf16-mixed", batching, batch_size=batch)
+                Variant(size, "bf16-mixed", batching, batch_size=batch)
                 for batch, batching in itertools.product(batch_sizes, ("grouped", "packed"))
             ),
-            Way(size, "bf16-mixed", "packed", batch_size=large, compile=True),
-            Way(size, "bf16-mixed", "grouped", batch_size=large, compile=True),
+            Variant(size, "bf16-mixed", "packed", batch_size=large, compile=True),
+            Variant(size, "bf16-mixed", "grouped", batch_size=large, compile=True),
         ]
-    return sorted(found, key=lambda way: way.compile)
+    return sorted(found, key=lambda variant: variant.compile)
 
 
 def data_of(given: argparse.Namespace, batch_size: int, batching: str, padding: str) -> Any:
-    """The datamodule of one way."""
+    """The datamodule of one variant."""
     return SquadDataModule(
         tokenizer=given.encoder,
         train=given.data,
@@ -131,8 +131,8 @@ def check_agreement(given: argparse.Namespace) -> None:
                 raise SystemExit("packed and padded logits differ by more than rounding")
 
 
-def run(way: Way, given: argparse.Namespace, peak: float) -> dict[str, str]:
-    """Train a few steps in one way; `peak` is the measured rate of matrix products, in FLOP/s."""
+def run(variant: Variant, given: argparse.Namespace, peak: float) -> dict[str, str]:
+    """Train a few steps; `peak` is the measured rate of matrix products, in FLOP/s."""
     seed_everything(0, verbose=False)
     on_gpu = given.accelerator == "gpu"
     if on_gpu:
@@ -140,21 +140,21 @@ def run(way: Way, given: argparse.Namespace, peak: float) -> dict[str, str]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     module = QuestionAnsweringModule(
-        encoder_config=SIZES[way.size], compile=way.compile, attention_dropout=0.0
+        encoder_config=SIZES[variant.size], compile=variant.compile, attention_dropout=0.0
     )
     meter = Throughput(warm_up=WARM_UP)
-    trainer = trainer_of(given, way.precision, meter)
+    trainer = trainer_of(given, variant.precision, meter)
     begin = time.perf_counter()
-    data = data_of(given, way.batch_size, way.batching, way.padding)
+    data = data_of(given, variant.batch_size, variant.batching, variant.padding)
     trainer.fit(module, datamodule=data)
     rates = meter.overall
     assert rates is not None
     memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if on_gpu else "-"
     return {
-        "size": way.size,
-        "precision": way.precision,
-        "batch": str(way.batch_size),
-        "way": way.name,
+        "size": variant.size,
+        "precision": variant.precision,
+        "batch": str(variant.batch_size),
+        "variant": variant.name,
         "windows/s": f"{rates.windows_per_s:,.4g}",
         "tokens/s": f"{rates.tokens_per_s:,.4g}",
         "padding %": f"{rates.padding:.1f}",
@@ -185,19 +185,22 @@ def main() -> int:
     device = torch.device("cuda" if given.accelerator == "gpu" else "cpu")
     peak = measure_peak(device, torch.bfloat16).flops
     rows, left = [], []
-    for way in ways(given.batch_sizes):
+    for variant in variants(given.batch_sizes):
         if time.perf_counter() - begin > 60 * given.minutes:
-            left.append(way)
+            left.append(variant)
             continue
-        rows.append(run(way, given, peak))
+        rows.append(run(variant, given, peak))
         print(rows[-1], file=sys.stderr)
+    if not rows:
+        print("error: --minutes were over before the first variant", file=sys.stderr)
+        return 2
     note = (
         f"A bfloat16 matrix product reaches {peak / 1e12:.4g} TFLOP/s on this device. "
         "MFU is against the data sheet's peak where there is one; an epoch is "
         f"{SQUAD_WINDOWS:,} windows at the rate measured."
     )
     if left:
-        note += f" No time was left for {len(left)} ways: {', '.join(str(way) for way in left)}."
+        note += f" No time was left for {len(left)} variants: {', '.join(map(str, left))}."
     title = "One GPU" if given.accelerator == "gpu" else "The GPU benchmark, on a CPU"
     record(title, rows, note, to_file=given.record)
     return 0

@@ -1,9 +1,9 @@
-"""Claim: a run killed at any moment goes on as if it had not been: same weights, same figures.
+"""Claim: a run killed at any moment and resumed ends with the same weights and the same figures.
 
-Trains a tiny encoder on made-up questions once without a stop. Then starts the same run anew, kills
-it with SIGKILL at random moments, every third one while a checkpoint is being written, and resumes
-it with `--ckpt_path last` until it ends. Weights, optimizer, schedule and every logged figure must
-be equal to the last bit. A run that ends before its moment has come is done again.
+Trains a tiny encoder on made-up questions once without interruption. Then starts the run again,
+kills it with SIGKILL at random moments, every third one while a checkpoint is being written, and
+resumes it with `--ckpt_path last` until it ends. Weights, optimizer, schedule and every logged
+figure must be equal to the last bit. A run that ends before it was to be killed is repeated.
 
     python benchmarks/kill_and_resume.py
 """
@@ -85,16 +85,23 @@ def make_encoder(folder: Path) -> None:
 
 @dataclass
 class Killed:
-    """What came of a run that was killed."""
+    """A run that was killed and resumed.
+
+    Attributes:
+        batching: Its batching.
+        kills: When it was killed, in words.
+        repeats: How often it ended before it was to be killed, and was started over.
+        unequal: What differs from the run that was not interrupted.
+    """
 
     batching: str
     kills: list[str]
-    again: int  # times that it had ended before it was killed, and was begun anew
-    equal: bool
+    repeats: int
+    unequal: list[str]
 
 
 def start(folder: Path, root: Path, batching: str, log: Path) -> subprocess.Popen[bytes]:
-    """Start the run, or go on with it."""
+    """Start the run, or resume it."""
     options: list[Any] = [
         *("--model.pretrained", root / "encoder", "--data.cache_dir", root / "cache"),
         *("--data.train", root / "train.json", "--data.val", root / "val.json"),
@@ -118,7 +125,7 @@ def start(folder: Path, root: Path, batching: str, log: Path) -> subprocess.Pope
 
 
 def run_to_the_end(folder: Path, root: Path, batching: str, log: Path) -> float:
-    """Go on with the run until it ends; returns the seconds from its first folder on."""
+    """Start or resume the run and wait for its end; returns seconds since its folder was made."""
     process = start(folder, root, batching, log)
     begin = None
     while process.poll() is None:
@@ -133,16 +140,19 @@ def run_to_the_end(folder: Path, root: Path, batching: str, log: Path) -> float:
 def kill_once(
     folder: Path, root: Path, batching: str, log: Path, draw: random.Random, most: float, aim: bool
 ) -> str | None:
-    """Start the run and kill it; returns the moment in words, None if it ended before that.
+    """Start or resume the run and kill it, at most so many seconds after training began.
 
     Args:
         folder: The run's folder.
-        root: Where encoder and data are.
+        root: The folder of encoder and data.
         batching: The run's batching.
-        log: Where its output goes.
-        draw: Gives the moment.
-        most: Seconds after the begin of training at which it is killed at the latest.
+        log: The file for its output.
+        draw: Draws the moment.
+        most: The latest moment, in seconds.
         aim: Kill it while it writes a checkpoint.
+
+    Returns:
+        When it was killed, in words; None if it ended before.
     """
     from qa_lightning.training.checkpoint_files import PARTIAL
 
@@ -152,7 +162,7 @@ def kill_once(
     while process.poll() is None and len(list(folder.rglob("events.out.tfevents*"))) == seen:
         time.sleep(0.002)
     checkpoints = folder / "lightning_logs" / "version_0" / "checkpoints"
-    # Most shall have something to go on from; one in five is killed whatever there is.
+    # Four in five are killed only once there is a checkpoint to resume from.
     while process.poll() is None and draw_late and not (checkpoints / "last.ckpt").is_file():
         time.sleep(0.002)
     moment = time.monotonic() + draw.uniform(0, most)
@@ -186,12 +196,12 @@ def _names(folder: Path) -> list[str]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What must be equal of two runs."""
+    """Everything that must be equal in two runs, by name."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    runs = sorted((folder / "lightning_logs").glob("version_*"))
-    run = runs[-1]
-    found: dict[str, Any] = {"runs": len(runs)}
+    # A run that was killed before its first checkpoint has started over in another folder.
+    run = max((folder / "lightning_logs").glob("version_*"))
+    found: dict[str, Any] = {}
     for name in ("last", "best"):
         saved = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
@@ -216,6 +226,32 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def kill_and_resume(
+    root: Path, number: int, batching: str, kills: int, seconds: float, draw: random.Random
+) -> Killed:
+    """Run with kills until the end, and compare with the uninterrupted run of the same batching.
+
+    The uninterrupted run took so many seconds; `root` holds encoder, data and runs.
+    """
+    folder, log = root / f"killed-{number}", root / f"killed-{number}.log"
+    moments: list[str] = []
+    repeats = 0
+    while len(moments) < kills:
+        folder.mkdir(exist_ok=True)
+        aim = (number + len(moments)) % 3 == 0
+        moment = kill_once(folder, root, batching, log, draw, seconds * 0.8, aim)
+        if moment is None:
+            shutil.rmtree(folder)
+            moments.clear()
+            repeats += 1
+        else:
+            moments.append(moment)
+    run_to_the_end(folder, root, batching, log)
+    found, whole = outcome(folder), outcome(root / f"whole-{batching}")
+    unequal = [name for name in {**whole, **found} if not same(found.get(name), whole.get(name))]
+    return Killed(batching, moments, repeats, unequal)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20, help="how many runs to kill")
@@ -230,55 +266,35 @@ def main() -> int:
         make_encoder(root / "encoder")
         make_data(root / "train.json", 24, seed=1)
         make_data(root / "val.json", 6, seed=2)
-        wholes, seconds = {}, {}
-        for batching in BATCHINGS:
-            folder = root / f"whole-{batching}"
-            seconds[batching] = run_to_the_end(folder, root, batching, root / "whole.log")
-            wholes[batching] = outcome(folder)
+        seconds = {
+            batching: run_to_the_end(root / f"whole-{batching}", root, batching, root / "whole.log")
+            for batching in BATCHINGS
+        }
+        steps = outcome(root / f"whole-{BATCHINGS[0]}")["last global_step"]
         results = []
         for number in range(given.runs):
             batching = BATCHINGS[number % len(BATCHINGS)]
-            folder, log = root / f"killed-{number}", root / f"killed-{number}.log"
-            kills: list[str] = []
-            again = 0
-            while len(kills) < given.kills:
-                folder.mkdir(exist_ok=True)
-                aim = (number + len(kills)) % 3 == 0
-                most = seconds[batching] * 0.8
-                killed = kill_once(folder, root, batching, log, draw, most, aim)
-                if killed is None:  # it was to be killed, and ended: another moment
-                    shutil.rmtree(folder)
-                    kills.clear()
-                    again += 1
-                else:
-                    kills.append(killed)
-            run_to_the_end(folder, root, batching, log)
-            found, whole = outcome(folder), wholes[batching]
-            unequal = [
-                name for name in {**whole, **found} if not same(found.get(name), whole.get(name))
-            ]
-            # A run killed before its first checkpoint begins again, in a folder of its own.
-            unequal = [name for name in unequal if name != "runs"]
-            results.append(Killed(batching, kills, again, not unequal))
-            print(f"{number + 1}: {batching}, killed {'; '.join(kills)}: {unequal or 'equal'}")
+            one = kill_and_resume(root, number, batching, given.kills, seconds[batching], draw)
+            results.append(one)
+            killed = "; ".join(one.kills)
+            print(f"{number + 1}: {batching}, killed {killed}: {one.unequal or 'equal'}")
     rows = [
         {
             "run": str(number),
             "batching": result.batching,
             "killed": "; ".join(result.kills),
-            "done again": str(result.again or ""),
-            "weights, optimizer, schedule, figures": "equal" if result.equal else "NOT EQUAL",
+            "repeated": str(result.repeats or ""),
+            "weights, optimizer, schedule, figures": "NOT EQUAL" if result.unequal else "equal",
         }
         for number, result in enumerate(results, 1)
     ]
-    equal = sum(result.equal for result in results)
-    steps = wholes[BATCHINGS[0]]["last global_step"]
-    title = "Runs killed with SIGKILL and resumed, against those that nothing stopped"
+    equal = sum(not result.unequal for result in results)
+    title = "Runs killed with SIGKILL and resumed, against uninterrupted ones"
     note = (
-        f"All {len(results)} were killed (what ended before its moment was done again with "
-        f"another: {sum(result.again for result in results)} times); {equal} are equal to the last "
-        f"bit, after {steps} optimizer steps in 3 epochs with dropout; two batches a step, a "
-        "checkpoint every 3 steps, two validations an epoch."
+        f"All {len(results)} were killed (those that ended before were repeated with another "
+        f"moment: {sum(result.repeats for result in results)} times); {equal} are equal to the "
+        f"last bit, after {steps} optimizer steps in 3 epochs with dropout; two batches per step, "
+        "a checkpoint every 3 steps, two validations per epoch."
     )
     record(title, rows, note, to_file=given.record)
     return 0 if equal == len(results) else 1

@@ -1,7 +1,7 @@
-"""Claim: the sample can be learned, and neither its questions nor its passages give it away.
+"""Claim: the sample can be learned, but from neither its questions nor its contexts alone.
 
-Trains the quickstart's recipe three times: as it is, with every token of the passages hidden behind
-[MASK], and with every token of the questions hidden. Prints exact match on the validation part.
+Trains the quickstart's recipe three times: as it is, with every token of the contexts replaced by
+[MASK], and with every token of the questions replaced. Prints exact match on the validation part.
 
     python benchmarks/quickstart_needs_both.py
 """
@@ -27,29 +27,29 @@ from qa_lightning.training.module import QuestionAnsweringModule
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
 
-class HidingDataModule(SquadDataModule):
-    """The same windows, with one part of every window unreadable."""
+class MaskingDataModule(SquadDataModule):
+    """The same windows, with one part of every window masked."""
 
-    hidden = ""  # "question_ids", "context_ids" or nothing
+    masked = ""  # "question_ids", "context_ids" or nothing
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if not self.hidden:
+        if not self.masked:
             return
         for split, windows in self._windows.items():
-            tokens: Ragged = getattr(windows, self.hidden)
+            tokens: Ragged = getattr(windows, self.masked)
             mask = np.full_like(tokens.values, self.tokenizer.mask_token_id)
-            covered = Ragged(mask, tokens.bounds)
-            self._windows[split] = dataclasses.replace(windows, **{self.hidden: covered})
+            masked = Ragged(mask, tokens.bounds)
+            self._windows[split] = dataclasses.replace(windows, **{self.masked: masked})
 
 
-def train(hidden: str) -> tuple[float, float]:
+def train(masked: str) -> tuple[float, float]:
     """Exact match on the validation part, and seconds of training."""
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     seed_everything(42, verbose=False)
     model = QuestionAnsweringModule(**config["model"])
-    data = HidingDataModule(tokenizer=config["model"]["pretrained"], **config["data"])
-    data.hidden = hidden
+    data = MaskingDataModule(tokenizer=config["model"]["pretrained"], **config["data"])
+    data.masked = masked
     trainer = Trainer(
         **config["trainer"],
         precision=choose_precision("auto")[0],
@@ -65,23 +65,23 @@ def train(hidden: str) -> tuple[float, float]:
     return float(trainer.callback_metrics["val/exact"]), time.perf_counter() - start
 
 
-WAYS = {
-    "question and passage": "",
+MASKED = {
+    "question and context": "",
     "question only": "context_ids",
-    "passage only": "question_ids",
+    "context only": "question_ids",
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sees", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--sees", nargs="+", choices=MASKED, default=list(MASKED))
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
     rows = []
     for sees in given.sees:
-        exact, seconds = train(WAYS[sees])
+        exact, seconds = train(MASKED[sees])
         rows.append({"the model sees": sees, "EM": f"{exact:.2f}", "seconds": f"{seconds:.0f}"})
-    record("The sample needs both question and passage", rows, to_file=given.record)
+    record("The sample needs both question and context", rows, to_file=given.record)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark does with its figures: print them, and keep them in RESULTS.md."""
+"""Printing a benchmark's figures as a table, and appending them to RESULTS.md."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def machine() -> str:
 
 
 def record(title: str, rows: Sequence[dict[str, str]], note: str = "", *, to_file: bool) -> None:
-    """Print a table; on request append it to RESULTS.md with command, machine and versions.
+    """Print a table; with `to_file` append it to RESULTS.md with command, machine and versions.
 
     Args:
         title: What the table shows.
         rows: Its rows, of the same keys.
-        note: What to know of it.
+        note: What the reader must know about the figures, below the table.
         to_file: Whether to append it.
     """
     text = table(rows)

@@ -1,6 +1,6 @@
-"""Claim: a recipe's scores do not hang on one seed.
+"""Claim: a recipe's scores do not depend on one lucky seed.
 
-Runs `fit` once a seed, each in a process of its own, and prints EM and F1 of the best epoch with
+Runs `fit` once per seed, each in a process of its own, and prints EM and F1 of the best epoch with
 their mean and standard deviation.
 
     python benchmarks/seeds.py --seeds 1 2 3 -- --config configs/minilm.yaml --data.train ...
@@ -24,7 +24,7 @@ SHOWN = {
     "HasAns EM": "val/HasAns_exact",
     "HasAns F1": "val/HasAns_f1",
     "NoAns EM": "val/NoAns_exact",
-    "null %": "val/no_answer_rate",
+    "no answer %": "val/no_answer_rate",
 }
 
 

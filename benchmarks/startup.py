@@ -1,9 +1,9 @@
-"""Claim: a slip or a cry for help is answered at once, and training starts within seconds.
+"""Claim: `--help` and a mistyped option are answered at once, and training starts within seconds.
 
-Runs each command in a fresh process, by turns, and takes the time until it has ended; of training,
-until the first optimizer step is done: imports, model, data from a warm cache, the trial
-validation, one batch. CPU seconds (of all threads) tell the cost on a machine that is busy with
-other things. The first round, which fills the caches, does not count.
+Runs each command in a fresh process, in alternation, and times it until it ends, or for training
+until the first optimizer step is done: imports, model, data from a warm cache, the sanity check,
+one batch. CPU seconds (of all threads) are the cost even on a machine that is busy otherwise. The
+first round fills the caches and is not counted.
 
     python benchmarks/startup.py --train train-8k.json --val dev-2k.json --encoder minilm-l6
 """
@@ -44,7 +44,7 @@ class Command:
 
 
 def timed(command: Command) -> tuple[float, float]:
-    """Seconds until the command has ended: by the clock, and of CPU time."""
+    """Wall-clock and CPU seconds until the command has ended."""
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
         process = subprocess.Popen(
@@ -70,11 +70,11 @@ def commands(given: argparse.Namespace, folder: str) -> list[Command]:
         *("--data.cache_dir", f"{folder}/cache", "--trainer.default_root_dir", folder),
         "--trainer.callbacks+=startup.FirstStep",
     ]
-    slip = ["fit", "--model.lerning_rate", "1e-4"]
+    mistyped = ["fit", "--model.lerning_rate", "1e-4"]
     return [
         Command("`--help`", ["--help"], 1, "commands:"),
         Command("an unknown command", ["fti"], 1, "did you mean fit?"),
-        Command("a mistyped option", slip, None, "Did you mean --model.learning_rate?"),
+        Command("a mistyped option", mistyped, None, "Did you mean --model.learning_rate?"),
         Command("`fit --help`", ["fit", "--help"], 6, "--model.learning_rate"),
         Command("`fit` to the end of its first step", ["fit", *train], 12, "first step"),
     ]
@@ -108,7 +108,7 @@ def main() -> int:
                 }
             )
     title = "From start to answer"
-    note = f"Medians of {given.repeats} fresh processes by turns."
+    note = f"Medians of {given.repeats} alternating fresh processes."
     record(title, rows, note, to_file=given.record)
     return 0
 

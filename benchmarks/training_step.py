@@ -1,9 +1,10 @@
 """Claim: training is several times as fast as the usual script and as the notebook.
 
-Every way trains on the same windows with the same optimizer, in a process of its own, and the ways
-take turns. The usual script pads every window to 384 tokens; the notebook pads to the longest of
-the data, and its windows may have 512. Each further way adds one measure to the one before it.
-Every run goes over its batches twice, and the second time counts: memory and code are then ready.
+Every variant trains on the same windows with the same optimizer, in a process of its own, and the
+variants take turns. The usual script pads every window to 384 tokens; the notebook pads to the
+longest of the data, and its windows may have 512. Each further variant adds one measure to the one
+before it. Every run goes over its batches twice, and only the second pass is timed, when memory is
+allocated and code is compiled.
 
     python benchmarks/training_step.py --data train.json --encoder FOLDER [--size distilbert]
 """
@@ -32,15 +33,15 @@ from qa_lightning.training.module import QuestionAnsweringModule
 
 BATCH = 16
 DISTILBERT = {"vocab_size": 30522}
-"""The sizes of DistilBERT-base are the defaults; its weights, which speed does not know, random."""
+"""The defaults are the sizes of DistilBERT-base. Its weights are random, which changes no speed."""
 
 QUESTIONS = 1000
 """Questions drawn: about as many windows as are grouped by length together."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to train.
+class Variant:
+    """One configuration of training.
 
     Attributes:
         batching: As `--data.batching`.
@@ -51,7 +52,7 @@ class Way:
         fast_linear: Whether float32 products go to oneDNN where that is faster (`model/linear.py`).
         dropout: Rate of both kinds of dropout; None is the encoder's own.
         compiled: As `--model.compile`.
-        batches: How many batches to time; padded to one width, a few tell as much as many.
+        batches: How many batches to time; when all are padded to one width, a few suffice.
     """
 
     batching: str = "random"
@@ -66,21 +67,21 @@ class Way:
 
 
 NOTEBOOK, USUAL = "notebook (pad to 512)", "usual script (pad to 384)"
-GROUPED = Way("grouped", "batch", batches=8)
+GROUPED = Variant("grouped", "batch", batches=8)
 KEPT = replace(GROUPED, keep_memory=True)
 FAST = replace(KEPT, fast_linear=True)
 UNDROPPED = replace(FAST, dropout=0.0)
 PACKED = replace(UNDROPPED, batching="packed")
 HALF: dict[str, Any] = {"precision": "bf16-mixed"}
-WAYS = {
-    NOTEBOOK: Way(window=512),
-    USUAL: Way(),
+VARIANTS = {
+    NOTEBOOK: Variant(window=512),
+    USUAL: Variant(),
     "grouped by length": GROUPED,
     "grouped, freed memory kept": KEPT,
     "grouped, kept, oneDNN": FAST,
     "grouped, kept, oneDNN, no dropout": UNDROPPED,
     "packed, kept, oneDNN, no dropout": PACKED,
-    "bf16: usual script": Way(**HALF),
+    "bf16: usual script": Variant(**HALF),
     "bf16: grouped by length": replace(GROUPED, **HALF),
     "bf16: grouped, kept": replace(KEPT, **HALF),
     "bf16: grouped, kept, no dropout": replace(UNDROPPED, **HALF),
@@ -105,7 +106,7 @@ class Chosen(SquadDataModule):
 
 
 class Clock(Callback):
-    """Counts seconds and windows after so many batches of warm-up."""
+    """Counts seconds and windows, without the first `warm_up` batches."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
@@ -121,30 +122,30 @@ class Clock(Callback):
             self.windows += batch.size.windows
 
 
-def windows_per_second(way: Way, given: argparse.Namespace) -> float:
+def windows_per_second(variant: Variant, given: argparse.Namespace) -> float:
     """Train with Lightning on the chosen batches and count the windows."""
-    if way.keep_memory:
+    if variant.keep_memory:
         hardware.keep_freed_memory()
     seed_everything(0, verbose=False)
     data = Chosen(
-        way.batches,
+        variant.batches,
         tokenizer=given.encoder,
         train=given.data,
         val=given.data,
-        window=way.window,
-        batching=way.batching,  # type: ignore[arg-type]
-        padding=way.padding,  # type: ignore[arg-type]
+        window=variant.window,
+        batching=variant.batching,  # type: ignore[arg-type]
+        padding=variant.padding,  # type: ignore[arg-type]
         batch_size=BATCH,
         max_train_questions=QUESTIONS,
         max_val_questions=1,
     )
     base = {"encoder_config": DISTILBERT} if given.size == "distilbert" else {}
-    rates = {"dropout": way.dropout, "attention_dropout": way.dropout}
-    module = QuestionAnsweringModule(given.encoder, compile=way.compiled, **base, **rates)
-    clock = Clock(way.batches)
+    rates = {"dropout": variant.dropout, "attention_dropout": variant.dropout}
+    module = QuestionAnsweringModule(given.encoder, compile=variant.compiled, **base, **rates)
+    clock = Clock(variant.batches)
     trainer = Trainer(
         accelerator="cpu",
-        precision=way.precision,  # type: ignore[arg-type]
+        precision=variant.precision,  # type: ignore[arg-type]
         max_epochs=1,
         limit_val_batches=0,
         gradient_clip_val=1.0,
@@ -156,13 +157,13 @@ def windows_per_second(way: Way, given: argparse.Namespace) -> float:
         use_distributed_sampler=False,
     )
     plain = patch.object(hardware, "mkl_leaves_width_unused", lambda: False)
-    with nullcontext() if way.fast_linear else plain:
+    with nullcontext() if variant.fast_linear else plain:
         trainer.fit(module, datamodule=data)
     return clock.windows / clock.seconds
 
 
 def in_its_own_process(name: str, options: list[str]) -> float:
-    """Windows a second of one way, timed in a fresh process."""
+    """Windows per second of one variant, timed in a fresh process."""
     command = [sys.executable, __file__, *options, "--only", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
@@ -173,24 +174,24 @@ def main() -> int:
     parser.add_argument("--data", required=True, help="training questions, SQuAD format")
     parser.add_argument("--encoder", required=True, help="folder of the encoder")
     parser.add_argument("--size", choices=["as it is", "distilbert"], default="as it is")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
-        print(json.dumps(windows_per_second(WAYS[given.only], given)))
+        print(json.dumps(windows_per_second(VARIANTS[given.only], given)))
         return 0
-    rates: dict[str, list[float]] = {name: [] for name in given.ways}
+    rates: dict[str, list[float]] = {name: [] for name in given.variants}
     options = ["--data", given.data, "--encoder", given.encoder, "--size", given.size]
     for turn in range(given.rounds):
-        for name in given.ways:
+        for name in given.variants:
             rates[name].append(in_its_own_process(name, options))
             print(f"round {turn + 1}: {name}: {rates[name][-1]:.2f} windows/s", file=sys.stderr)
     median = {name: statistics.median(found) for name, found in rates.items()}
     rows = [
         {
-            "way": name,
+            "variant": name,
             "windows/s": f"{median[name]:.2f}",
             **{
                 f"times {base.split(' (')[0]}": f"{median[name] / median[base]:.1f}"
@@ -199,7 +200,7 @@ def main() -> int:
             },
             "lowest, highest": f"{min(rates[name]):.2f}, {max(rates[name]):.2f}",
         }
-        for name in given.ways
+        for name in given.variants
     ]
     size = "DistilBERT-base size" if given.size == "distilbert" else given.encoder
     note = f"Medians of {given.rounds} alternating runs; float32 unless bf16 is named."

@@ -3,11 +3,11 @@
     python scripts/make_sample.py            write qa_lightning/data/sample/{train,dev}.json
     python scripts/make_sample.py --check    exit with 1 unless they are what would be written
 
-What is said and asked stands in sample_domains.toml. An article is about one invented entity; each
-of its passages states a few facts about it and about two others of the same kind. The article's
-world is larger than any of its passages, so a question is answerable on one passage and not on the
-next: neither the question's words nor the passage alone tell. Every question form is dealt out to
-both kinds in like proportion.
+The facts and the questions are worded in sample_domains.toml. An article is about one invented
+entity; each of its passages states a few facts about it and about two others of the same kind. An
+article has more facts than any of its passages states, so a question is answerable on one passage
+and not on the next: neither the question's words nor the passage alone give it away. Every question
+form is as often unanswerable as the others.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def read_domains(tables: Sequence[dict[str, Any]]) -> list[Domain]:
 
 
 class Names:
-    """Invented names; none is given out twice, so that the parts share none.
+    """Invented names; none is used twice, so train and dev share none.
 
     Args:
-        words: the [names] table of the file.
-        rng: fixes the order in which names are given out.
+        words: The [names] table of the file.
+        rng: Fixes the order in which names are used.
     """
 
     def __init__(self, words: dict[str, str], rng: random.Random) -> None:
@@ -175,7 +175,7 @@ class World:
         while len(self.entities) < 4:
             entity = self._new_entity()
             root = max(entity.again.split(), key=len)
-            if root[:3] not in starts:  # look-alikes would only try the reader's eyes
+            if root[:3] not in starts:  # names that look alike would only confuse
                 starts.add(root[:3])
                 self.entities.append(entity)
 
@@ -224,13 +224,13 @@ class World:
 
 @dataclass
 class Balance:
-    """How often each question form was answerable and not, to deal both out evenly."""
+    """How often each question form was answerable and not, to keep both in proportion."""
 
     answerable: Counter[str] = field(default_factory=Counter)
     unanswerable: Counter[str] = field(default_factory=Counter)
 
     def need(self, key: str, impossible: bool) -> float:
-        """How much the key wants another question of this kind (SHARE of them unanswerable)."""
+        """How much another question of this kind would help the key's balance (see SHARE)."""
         no, yes = self.unanswerable[key], self.answerable[key]
         surplus = no / SHARE - yes / (1 - SHARE)
         return (-surplus if impossible else surplus) - (no + yes) / 2  # rare keys come first
@@ -249,8 +249,8 @@ class Writer:
     """Writes one passage: which facts it states and in which words.
 
     Args:
-        world: what is true.
-        peers: the two other entities that the passage mentions.
+        world: All facts of the article.
+        peers: The two other entities that the passage mentions.
     """
 
     def __init__(self, world: World, peers: Sequence[Entity]) -> None:
@@ -276,8 +276,8 @@ class Writer:
     def context(self, mine: Sequence[Attribute], intro: str) -> str:
         """The passage: `mine` are the attributes stated of the article's entity.
 
-        Each of the two is told of a peer as well, and each peer has another besides: so an answer
-        of the right type is never the right one for that alone.
+        Each of the two is also stated of a peer, and each peer has one more: so an answer is never
+        right for its type alone.
         """
         others = [a for a in self.world.domain.attributes if a not in mine]
         self.rng.shuffle(others)
@@ -285,7 +285,7 @@ class Writer:
         contrasted, second = mine
         frame = self._pick(CONTRAST)
         p, q = self._say(self.main, contrasted), self._say(one, contrasted)
-        sentences: list[tuple[Entity | None, str]] = [  # (whom alone it is about, the sentence)
+        sentences: list[tuple[Entity | None, str]] = [  # the one entity it is about, the sentence
             (None, frame.format(a=self.main.again, b=one.name, who=one.who, p=p, q=q)),
             (one, self._of_peer(one, others[:1])),
         ]
@@ -337,7 +337,7 @@ def golds(context: str, fact: Fact, part: str) -> list[dict[str, Any]]:
 
 
 def plausible(facts: Sequence[Fact], entity: Entity, attribute: Attribute) -> Fact | None:
-    """What a hasty reader would answer: another's value, or another like value of the same."""
+    """What a hasty reader would answer: the value of another entity, or of a like attribute."""
     if any(f.entity is entity and f.attribute is attribute for f in facts):
         return None
     same_attribute = [f for f in facts if f.attribute is attribute]

@@ -1,4 +1,4 @@
-"""The search: proposes, watches, stops, goes on; with a stand-in for `fit`, and once with it."""
+"""The search proposes, prunes and resumes; with a stand-in for `fit`, and once with it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def search(
     """Searches with the stand-in; gives the status and what was printed."""
     stand_in = tmp_path / "stand_in.py"
     stand_in.write_text(STAND_IN)
-    monkeypatch.setattr(tune, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(tune, "POLL", 0.05)
 
     def call(*options: object) -> tuple[int, str]:
         fixed = ["--folder", str(tmp_path / "tuning"), "--validations", "2"]
@@ -108,7 +108,7 @@ def test_the_table_and_the_command_of_the_best(
 
 
 def test_bad_trials_are_stopped(search: Callable[..., tuple[int, str]]) -> None:
-    status, out = search("--trials", 5, "--epochs", 1, 1, "--worse-from", tune.UNSTOPPED)
+    status, out = search("--trials", 5, "--epochs", 1, 1, "--worse-from", tune.UNPRUNED)
     assert status == 0
     rows = table(out)
     assert [row["state"] for row in rows] == ["complete"] * 3 + ["stopped at 50 %"] * 2
@@ -141,11 +141,11 @@ def test_a_wrong_option_ends_the_search_with_its_message(
     with pytest.raises(UserError, match="fit refuses to begin: no option --model.misspelt"):
         search("--trials", 2, "--model.misspelt", 1)
     assert not (tmp_path / "tuning" / "results.md").exists()
-    # It is put right: the same folder will do.
+    # With the option corrected, the same folder can be used.
     assert search("--trials", 1)[0] == 0
 
 
-def test_a_stopped_search_goes_on(
+def test_a_stopped_search_is_resumed(
     search: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes: list[Any] = []
@@ -156,10 +156,10 @@ def test_a_stopped_search_goes_on(
 
     assert search("--trials", 1)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "_runs_on", interrupted)
+        patch.setattr(tune, "_is_running", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search("--trials", 3)
-    assert processes[0].poll() is not None  # it did not go on alone
+    assert processes[0].poll() is not None  # it is not left running
     status, out = search("--trials", 3)
     assert status == 0
     rows = {row["trial"]: row for row in table(out)}
@@ -194,7 +194,6 @@ def test_two_searches_at_once_are_refused(
     [
         (["--learning_rate", "1e-3", "1e-4"], "give the smaller one first"),
         (["--epochs", "3", "1"], "give the smaller one first"),
-        (["--learning_rate", "0", "1"], "not a number above 0"),
         (["--model.learning_rate", "1e-4"], "--learning_rate LOW HIGH"),
         (["--trainer.max_epochs=3"], "--epochs FEWEST MOST"),
     ],
@@ -204,6 +203,14 @@ def test_what_cannot_be_searched(
 ) -> None:
     with pytest.raises(UserError, match=words):
         search(*options)
+
+
+def test_a_number_out_of_range_is_refused(
+    search: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        search("--learning_rate", "0", "1")
+    assert "--learning_rate: invalid PositiveFloat value: '0'" in capsys.readouterr().err
 
 
 def test_with_fit_itself(

@@ -1,42 +1,41 @@
-"""A few questions, always the same: what the model says to them, gold beside predicted."""
+"""Single questions to look at: the answer marked in its context, gold beside predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qa_lightning.evaluation.markdown import escaped, excerpt, shown, table
-from qa_lightning.evaluation.scoring import score_answers
-from qa_lightning.evaluation.spans import NO_SPAN, Answers
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from qa_lightning.evaluation.scored_answers import ScoredAnswers
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question and what the model said to it.
+    """A labelled question and how it was answered.
 
     The excerpt of the context is `before + marked + after`, on one line, of about 160 characters.
 
     Attributes:
-        question: The question.
+        id: Id of the question.
+        question: Its text.
         golds: Different gold answers, none if it is unanswerable.
-        predicted: What was answered, "" for "no answer".
-        exact: Exact match of that, 0 or 1.
-        f1: F1 of that, 0 to 1.
-        null_odds: Null score less the best span's score.
-        before: The context before the best span.
-        marked: The best span, given as the answer or not; "" if the question has none.
+        predicted: The answer, "" for "no answer".
+        confidence: Its probability among all candidates, in percent.
+        exact: Its exact match, 0 or 1.
+        f1: Its F1, 0 to 1.
+        null_odds: Null score minus the best span's score.
+        before: The context before the marked span.
+        marked: The predicted span; for "no answer" see `example`.
         after: The context after it.
     """
 
+    id: str
     question: str
     golds: list[str]
     predicted: str
+    confidence: float
     exact: float
     f1: float
     null_odds: float
@@ -44,91 +43,72 @@ class Example:
     marked: str
     after: str
 
+    @property
+    def context(self) -> str:
+        """The excerpt in Markdown: the answer that was given is bold, another span in italics."""
+        marker = "**" if self.predicted else "*"
+        marked = f"{marker}{escaped(self.marked)}{marker}" if self.marked else ""
+        return escaped(self.before) + marked + escaped(self.after)
+
+    @property
+    def gold(self) -> str:
+        """The gold answers in Markdown."""
+        return " / ".join(map(shown, self.golds)) or "no answer"
+
 
 def choose(answerable: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Choose a few questions, half of them answerable, or more where one kind has too few.
 
-    Args:
-        answerable: Whether a question has an answer, bool `[questions]`.
-        count: How many to choose; all, where there are not as many.
-        seed: Fixes the choice.
-
     Returns:
-        Their places, int64: first answerable ones, then the others, both rising.
+        Their places in `answerable`, int64: answerable ones, then the others, both rising.
     """
     draw = np.random.default_rng(seed)
     kinds = [np.flatnonzero(answerable), np.flatnonzero(~answerable)]
     first = min(len(kinds[0]), max(count // 2, count - len(kinds[1])))
-    wanted = (first, count - first)
-    return np.concatenate(
-        [np.sort(draw.permutation(rows)[:n]) for rows, n in zip(kinds, wanted, strict=True)]
+    counts = (first, count - first)
+    chosen = (draw.permutation(rows)[:n] for rows, n in zip(kinds, counts, strict=True))
+    return np.concatenate([np.sort(rows) for rows in chosen])
+
+
+def example(scored: ScoredAnswers, row: int, *, mark_gold: bool = False) -> Example:
+    """One of the scored questions.
+
+    For "no answer", the best span is marked, if there is one; with `mark_gold` the first gold
+    answer.
+    """
+    golds = scored.golds[row]
+    begin, end = np.maximum(scored.answers.spans[row, 0], 0).tolist()  # (0, 0) if there is no span
+    if mark_gold and golds and scored.unanswered[row]:
+        begin, end = golds[0]["start"], golds[0]["start"] + len(golds[0]["text"])
+    return Example(
+        scored.questions["id"][row].as_py(),
+        scored.questions["text"][row].as_py(),
+        list(dict.fromkeys(gold["text"] for gold in golds)),
+        scored.predicted[row],
+        float(100 * scored.confidence[row]),
+        float(scored.exact[row]),
+        float(scored.f1[row]),
+        float(scored.answers.null_odds[row]),
+        *excerpt(scored.contexts[row], begin, end),
     )
 
 
-def examples(
-    questions: pa.Table,
-    contexts: pa.Table,
-    answers: Answers,
-    places: np.ndarray,
-    threshold: float,
-) -> list[Example]:
-    """Say how some questions were answered.
-
-    Args:
-        questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
-        contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
-        answers: Answers of all these questions or of some.
-        places: Which of the answers are meant, int64 `[examples]`.
-        threshold: A question is answered with "no answer" when its null odds exceed this.
-    """
-    asked = questions.take(answers.question[places]).to_pylist()
-    texts = contexts.column("text").take([each["context"] for each in asked]).to_pylist()
-    odds = answers.null_odds[places].tolist()
-    spans = answers.spans[places, 0].tolist()
-    predicted = [
-        context[begin:end] if begin != NO_SPAN and likely <= threshold else ""
-        for context, (begin, end), likely in zip(texts, spans, odds, strict=True)
-    ]
-    golds = [[answer["text"] for answer in each["answers"]] for each in asked]
-    exact, f1 = score_answers(golds, predicted)
-    return [
-        Example(
-            asked[row]["text"],
-            list(dict.fromkeys(golds[row])),
-            predicted[row],
-            float(exact[row]),
-            float(f1[row]),
-            odds[row],
-            *excerpt(texts[row], *(spans[row] if spans[row][0] != NO_SPAN else (0, 0))),
-        )
-        for row in range(len(places))
-    ]
-
-
 def table_of(rows: Sequence[Example], threshold: float) -> str:
-    """Examples as a table in Markdown.
-
-    Args:
-        rows: The examples.
-        threshold: The null threshold with which they were answered.
-    """
-    header = ["", "question", "context", "gold", "predicted"]
+    """Examples that were answered at a null threshold, as a table in Markdown."""
+    cells = [
+        [
+            "✓" if each.exact else "½" if each.f1 else "✗",
+            shown(each.question),
+            each.context,
+            each.gold,
+            # In one cell: TensorBoard would squeeze a column of short figures to nothing.
+            f"{shown(each.predicted) or 'no answer'} (null odds {each.null_odds:+.3g})",
+        ]
+        for each in rows
+    ]
     return (
         "✓ is right (exact match), ½ shares words with a gold answer. In the context, the answer "
         "given is **bold**; where none was given, the best one there was is in *italics*. Null "
         f"odds above {threshold:.4g} mean “no answer”.\n\n"
-        + table(header, [_cells(each) for each in rows], of_figures=False)
+        + table(["", "question", "context", "gold", "predicted"], cells, of_figures=False)
     )
-
-
-def _cells(example: Example) -> list[str]:
-    marker = "**" if example.predicted else "*"
-    marked = f"{marker}{escaped(example.marked)}{marker}" if example.marked else ""
-    return [
-        "✓" if example.exact else "½" if example.f1 else "✗",
-        shown(example.question),
-        escaped(example.before) + marked + escaped(example.after),
-        " / ".join(map(shown, example.golds)) or "no answer",
-        # In one cell: TensorBoard would squeeze a column of short figures to nothing.
-        f"{shown(example.predicted) or 'no answer'} (null odds {example.null_odds:+.3g})",
-    ]

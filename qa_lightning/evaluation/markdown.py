@@ -7,43 +7,31 @@ import unicodedata
 from collections.abc import Sequence
 from html import escape
 
-EXCERPT = 160
-"""Characters of an excerpt, about."""
+EXCERPT = 160  # characters, about
 
 
 def excerpt(context: str, begin: int, end: int) -> tuple[str, str, str]:
-    """Cut a span with some text on both sides out of a context.
+    """Cut a span with some text on both sides out of a context, about 160 characters together.
 
     White space becomes single spaces. Cuts fall between words (inside one only where a word alone
     is too long, and never before a combining mark) and show as "…".
 
-    Args:
-        context: The text.
-        begin: First character of the span.
-        end: One past its last character.
-
     Returns:
-        Text before the span, the span, and text after it; about 160 characters together.
+        Text before the span, the span, and text after it.
     """
     # Emphasis in Markdown must not begin or end with a space.
     begin += len(context[begin:end]) - len(context[begin:end].lstrip())
     end = begin + len(context[begin:end].rstrip())
     before, span, after = map(_flat, (context[:begin], context[begin:end], context[end:]))
     span = _head(span, EXCERPT)
-    # A long span leaves some room all the same; what one side does not need, the other gets.
+    # Even a long span leaves some room; what one side does not need, the other gets.
     room = max(EXCERPT - len(span), EXCERPT // 4)
     side = min(len(before), max(room // 2, room - len(after)))
     return _tail(before.lstrip(), side), span, _head(after.rstrip(), room - side)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, of_figures: bool = True) -> str:
-    """A table.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells, already escaped, as many in each row as in the header.
-        of_figures: Whether all columns but the first hold figures, which stand to the right.
-    """
+    """A table of escaped cells; figures, in all columns but the first, are aligned right."""
     rule = ["---", *(("---:" if of_figures else "---") for _ in header[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
@@ -69,9 +57,7 @@ def _head(text: str, width: int) -> str:
     end = text.rfind(" ", 0, width + 1)
     if end >= 0:
         return text[:end] + " …"
-    end = width
-    while end and _joins(text[end]):
-        end -= 1
+    end = next((at for at in range(width, 0, -1) if not _is_mark(text[at])), 0)
     return text[:end] + "…"
 
 
@@ -82,12 +68,10 @@ def _tail(text: str, width: int) -> str:
     begin = text.find(" ", len(text) - width - 1) + 1
     if begin:
         return "… " + text[begin:]
-    begin = len(text) - width
-    while begin < len(text) and _joins(text[begin]):
-        begin += 1
+    places = range(len(text) - width, len(text))
+    begin = next((at for at in places if not _is_mark(text[at])), len(text))
     return "…" + text[begin:]
 
 
-def _joins(character: str) -> bool:
-    """Whether a character is a mark on the one before it."""
+def _is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +10,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from qa_lightning.errors import UserError
-from qa_lightning.evaluation.scoring import evaluate, score_answers, tune_threshold
-from qa_lightning.evaluation.spans import (
-    Answers,
-    WindowScores,
-    answers_of_questions,
-    best_texts,
-)
+from qa_lightning.evaluation.scoring import score_answers, score_questions, tune_threshold
+from qa_lightning.evaluation.spans import Answers, WindowScores, answers_of_questions, best_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,39 +35,25 @@ class SquadMetric(Metric):
     token_hits: list[Tensor]
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         super().__init__()
         self.null_threshold = 0.0
         self.tuned_threshold: float | None = None
         for name in ("key", "null", "spans", "scores", "loss", "token_hits"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
-        self._ids: list[str] = []
         self._contexts: list[str] = []
-        self._context_of: np.ndarray = np.zeros(0, np.int64)
+        self._context_of: list[int] = []
         self._golds: list[list[str]] = []
 
     def attach(self, questions: pa.Table, contexts: pa.Table) -> None:
-        """Say which questions the windows to come belong to.
-
-        Args:
-            questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
-            contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
-        """
-        self._ids = questions.column("id").to_pylist()
+        """Set the questions of the windows to come, tables as in `qa_lightning.data.tables`."""
         self._contexts = contexts.column("text").to_pylist()
-        self._context_of = questions.column("context").to_numpy()
+        self._context_of = questions.column("context").to_pylist()
         answers = questions.column("answers").to_pylist()
         self._golds = [[answer["text"] for answer in all_of_one] for all_of_one in answers]
 
-    def use_thresholds(self, in_force: float, tuned: float | None) -> None:
-        """Say from which null score on a question counts as unanswered.
-
-        Args:
-            in_force: A question counts as unanswered when its null score exceeds its best span's
-                score by more than this.
-            tuned: The threshold that was tuned on held-out questions, to report beside it.
-        """
-        self.null_threshold, self.tuned_threshold = in_force, tuned
+    def use_thresholds(self, effective: float, tuned: float | None) -> None:
+        """Set the null threshold to score at, and the tuned one to report beside it."""
+        self.null_threshold, self.tuned_threshold = effective, tuned
 
     def update(
         self,
@@ -86,14 +66,9 @@ class SquadMetric(Metric):
     ) -> None:
         """Add windows.
 
-        Args:
-            key: Question row and window number, int64 `[windows, 2]`.
-            null: Null scores, float32 `[windows]`.
-            spans: Characters of the best spans, int32 `[windows, n, 2]`.
-            scores: Their scores, float32 `[windows, n]`.
-            loss: Loss of each window, float32 `[windows]`; nan where the label is ignored.
-            token_hits: Whether the likeliest start and end token are the labelled ones, float32
-                `[windows, 2]`; nan where the label is ignored.
+        Keys, null scores, spans and their scores are as in `WindowScores`. `loss` is the loss of
+        each window, float32 `[windows]`, and `token_hits` whether the likeliest start and end token
+        are the labelled ones, float32 `[windows, 2]`; both are nan where the label is ignored.
         """
         self.key.append(key)
         self.null.append(null)
@@ -104,34 +79,20 @@ class SquadMetric(Metric):
 
     def answers(self) -> Answers:
         """Answers of the questions seen by this process (by all, inside `compute`)."""
-        return answers_of_questions(
-            WindowScores(
-                *(
-                    dim_zero_cat(state).cpu().numpy()
-                    for state in (self.key, self.null, self.spans, self.scores)
-                )
-            )
-        )
+        states = (self.key, self.null, self.spans, self.scores)
+        windows = WindowScores(*(dim_zero_cat(state).cpu().numpy() for state in states))
+        return answers_of_questions(windows)
 
     def texts(self, answers: Answers) -> list[str]:
-        """Text of every question's best non-null span."""
+        """Text of every question's best span."""
         contexts = [self._contexts[self._context_of[row]] for row in answers.question]
         return best_texts(answers, contexts)
 
-    def ids(self, answers: Answers) -> Sequence[str]:
-        """Question ids in the order of the answers."""
-        return [self._ids[row] for row in answers.question]
-
     def tune(self, unanswerable_share: float | None) -> float | None:
-        """The null threshold with the highest exact match on what all processes saw.
-
-        Args:
-            unanswerable_share: Share of unanswerable questions where it will be used, see
-                `qa_lightning.evaluation.scoring.tune_threshold`.
+        """Tune the null threshold for exact match on what all processes saw; see `tune_threshold`.
 
         Returns:
-            The threshold; None where nothing can be told from what was seen: nothing, or, with a
-            share, questions of one kind only.
+            The threshold; None if nothing was seen or, with a share, questions of one kind only.
 
         Raises:
             UserError: the model's logits are not numbers.
@@ -162,12 +123,9 @@ class SquadMetric(Metric):
         """Score what was seen.
 
         Returns:
-            The official figures at the threshold in force, by their official names (percentages,
-            `total` counts and thresholds), and: `zero_exact` and `zero_f1` at threshold 0,
-            `tuned_exact` and `tuned_f1` at the tuned threshold if there is one; `loss`, the mean
-            over windows; `token_accuracy`, the mean over windows of "start token right" and "end
-            token right", 0 to 1, as the starting notebook reports it; `no_answer_rate`, the
-            percentage of questions answered with "".
+            What `qa_lightning.evaluation.scoring.score_questions` returns, and, averaged over the
+            labelled windows: `loss`, and `token_accuracy`, the mean of "start token right" and "end
+            token right", 0 to 1, as the starting notebook reports it.
 
         Raises:
             UserError: the model's logits are not numbers.
@@ -175,25 +133,20 @@ class SquadMetric(Metric):
         if not len(self.key):
             return {}
         answers = self._checked_answers()
-        odds = answers.null_odds
-        also_at = {"zero": 0.0}
-        if self.tuned_threshold is not None:
-            also_at["tuned"] = self.tuned_threshold
-        figures = evaluate(
+        figures = score_questions(
             [self._golds[row] for row in answers.question],
             self.texts(answers),
-            null_odds=odds,
-            threshold=self.null_threshold,
-            also_at=also_at,
+            answers.null_odds,
+            self.null_threshold,
+            self.tuned_threshold,
         )
-        figures["no_answer_rate"] = 100.0 * float(np.mean(odds > self.null_threshold))
-        # A window lent to two processes counts once, and sums run in one order: the same figure
-        # to the last digit on any number of processes.
+        # Each window counts once and sums run in a fixed order, so that the figures are equal to
+        # the last digit on any number of processes.
         _, kept = np.unique(dim_zero_cat(self.key).cpu().numpy(), axis=0, return_index=True)
         loss = dim_zero_cat(self.loss).cpu().double().numpy()[kept]
         hits = dim_zero_cat(self.token_hits).cpu().double().numpy()[kept]
-        known = ~np.isnan(loss)
-        if known.any():
-            figures["loss"] = float(loss[known].mean())
-            figures["token_accuracy"] = float(hits[known].mean())
+        labelled = ~np.isnan(loss)
+        if labelled.any():
+            figures["loss"] = float(loss[labelled].mean())
+            figures["token_accuracy"] = float(hits[labelled].mean())
         return figures

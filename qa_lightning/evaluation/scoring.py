@@ -50,13 +50,8 @@ def exact_match(gold: str, predicted: str) -> int:
 
 
 def f1(gold: str, predicted: str) -> float:
-    """Harmonic mean of precision and recall over the normalised words, 0 to 1.
-
-    A text without words matches only another without words.
-    """
-    return _word_f1(
-        Counter(normalize_answer(gold).split()), Counter(normalize_answer(predicted).split())
-    )
+    """F1 of the normalised words, 0 to 1; a text without words matches only another without."""
+    return _word_f1(*(Counter(normalize_answer(text).split()) for text in (gold, predicted)))
 
 
 def _word_f1(gold: Counter[str], predicted: Counter[str]) -> float:
@@ -72,22 +67,20 @@ def _word_f1(gold: Counter[str], predicted: Counter[str]) -> float:
 def score_answers(
     golds: Sequence[Sequence[str]], predictions: Sequence[str]
 ) -> tuple[Floats, Floats]:
-    """Exact match and F1 of each question, each the best over its gold answers.
+    """Exact match and F1 of each question, float64 `[questions]`, 0 to 1.
 
-    Gold answers that normalise to nothing ("the", "?") do not count; a question with none left
-    has the one gold answer "".
+    Each is the best over the question's gold answers. Those that normalise to nothing ("the", "?")
+    do not count; a question with none left has the one gold answer "".
 
     Args:
-        golds: per question its gold answers, none if it is unanswerable.
-        predictions: per question the predicted text, "" for "no answer".
-
-    Returns:
-        Exact match and F1, float64 arrays of shape (questions,), 0 to 1.
+        golds: Gold answers of each question, none if it is unanswerable.
+        predictions: Predicted text of each question, "" for "no answer".
 
     Raises:
         ValueError: the two differ in length.
     """
-    _same_length(len(golds), predictions=len(predictions))
+    if len(predictions) != len(golds):
+        raise ValueError(f"{len(predictions)} predictions for {len(golds)} questions")
     # Gold answers of a question mostly agree, and answers recur between questions.
     normal = cache(normalize_answer)
     words = cache(lambda normalised: Counter(normalised.split()))
@@ -103,13 +96,18 @@ def score_answers(
 
 
 def unanswered(null_odds: npt.ArrayLike, threshold: float) -> Bools:
-    """The verdict "no answer": bool, in the shape of the odds.
-
-    Args:
-        null_odds: How likely "no answer" is: a probability, or null score minus best span score.
-        threshold: The null threshold, on the scale of the odds.
-    """
+    """The verdict "no answer", bool in the shape of the odds; both arguments are on one scale."""
     return np.asarray(null_odds, np.float64) > threshold
+
+
+def apply_threshold(
+    scores: Floats, null_odds: npt.ArrayLike, answerable: Bools, threshold: float
+) -> Floats:
+    """The scores `[questions]` once questions with null odds above the threshold are unanswered.
+
+    Left unanswered, an unanswerable question scores 1 and an answerable one 0.
+    """
+    return np.where(unanswered(null_odds, threshold), ~answerable, scores).astype(np.float64)
 
 
 def sweep(
@@ -121,25 +119,22 @@ def sweep(
 ) -> tuple[Floats, Floats]:
     """The total score at each null threshold, as the official evaluator sweeps it.
 
-    The first point answers no question, with a total of all unanswerable ones. Each further point
-    answers one more, in the order of null odds (equal odds in the order given): an answerable
-    question adds its score, an unanswerable one takes 1 away unless the prediction is empty.
-
-    Points with equal thresholds are steps that no threshold can stop between. The official
-    evaluator counts them all the same; to choose a threshold to use, keep those where
-    `last_of_ties(thresholds)`.
+    The first point answers no question, so its total is the number of unanswerable ones. Each
+    further point answers one more, in the order of null odds (equal odds in the order given): an
+    answerable question adds its score, an unanswerable one takes 1 away unless its prediction is
+    empty. The official evaluator considers all points, although no threshold separates equal odds;
+    to choose a threshold for use, keep those where `last_of_ties(thresholds)`.
 
     Args:
-        scores: score of each question when it is answered, shape (questions,).
-        null_odds: how likely "no answer" is, on any scale, shape (questions,), no NaN.
-        answerable: whether the question has a gold answer, shape (questions,).
-        predicted_empty: whether its prediction is "", shape (questions,).
-        weights: how much each question counts, shape (questions,); the official evaluator counts
-            all alike.
+        scores: Score of each question when it is answered, `[questions]`.
+        null_odds: How likely "no answer" is, on any scale, `[questions]`, no NaN.
+        answerable: Whether the question has a gold answer, `[questions]`.
+        predicted_empty: Whether its prediction is "", `[questions]`.
+        weights: How much each question counts; the official evaluator counts all alike.
 
     Returns:
-        Thresholds, rising from -inf, and totals (sums, not means), both float64 arrays of shape
-        (questions + 1,). Questions with null odds above the threshold are not answered.
+        Thresholds, rising from -inf, and totals (sums, not means), float64 `[questions + 1]`.
+        Questions with null odds above the threshold are not answered.
     """
     odds = np.asarray(null_odds, np.float64)
     has_answer = np.asarray(answerable, np.bool_)
@@ -154,7 +149,7 @@ def sweep(
 
 
 def last_of_ties(ordered: Floats) -> Bools:
-    """Where a run of equal values ends in an ordered array: the places a threshold can cut."""
+    """Where runs of equal values end in an ordered array, bool: a threshold can cut only there."""
     return np.concatenate([ordered[1:] != ordered[:-1], [True]])
 
 
@@ -167,43 +162,31 @@ def tune_threshold(
 ) -> float:
     """The null threshold with the highest mean score, for use on other questions than these.
 
-    Unlike the official evaluator's `best_*_thresh`, it can always be put to use: it never lies
-    between equal odds and is always finite. It stands in the middle between the two odds that it
-    tells apart, the least bold place there is.
-
-    Args:
-        scores: score of each question when it is answered, shape (questions,).
-        null_odds: null score minus best span score, shape (questions,), no NaN.
-        answerable: whether the question has a gold answer, shape (questions,).
-        predicted_empty: whether its prediction is "", shape (questions,).
-        unanswerable_share: share of unanswerable questions, above 0 and below 1, where the
-            threshold will be used; None for the share among these questions.
-
-    Returns:
-        The threshold, on the scale of the odds.
+    Unlike the official evaluator's `best_*_thresh`, it is always finite and never lies between
+    equal odds. It is halfway between the two neighbouring odds that it separates. The first four
+    arguments are as for `sweep`; `unanswerable_share` is the share of unanswerable questions, above
+    0 and below 1, where the threshold will be used, and None stands for the share among these.
 
     Raises:
         ValueError: no questions, or a share is given and either kind of question is missing.
     """
     has_answer = np.asarray(answerable, np.bool_)
-    weights = np.ones(len(has_answer))
+    weights: npt.ArrayLike = 1.0
     if unanswerable_share is not None:
         share = float(np.mean(~has_answer))
         if not 0 < share < 1:
             raise ValueError("a share of unanswerable questions needs questions of both kinds")
-        weights = np.where(
-            has_answer, (1 - unanswerable_share) / (1 - share), unanswerable_share / share
-        )
+        wanted = unanswerable_share
+        weights = np.where(has_answer, (1 - wanted) / (1 - share), wanted / share)
     thresholds, totals = sweep(scores, null_odds, has_answer, predicted_empty, weights)
-    cuts = last_of_ties(thresholds)
-    finite = np.isfinite(thresholds) & cuts
+    finite = np.isfinite(thresholds) & last_of_ties(thresholds)
     if not finite.any():
         raise ValueError("no question has finite null odds")
-    # Between each odds and the next; 1 beside the outermost.
+    # One candidate between every two neighbouring odds, and one beyond each of the outermost.
     below = thresholds[finite]
     above = np.append(below[1:], below[-1] + 2.0)
     middle = np.concatenate([[below[0] - 1.0], below + (above - below) / 2])
-    # Halfway between neighbouring floats may be the upper one, which would not be told apart.
+    # Halfway between two adjacent floats may round to the upper one, which would not separate them.
     middle[1:] = np.where(middle[1:] < above, middle[1:], below)
     reached = np.concatenate([totals[:1], totals[finite]])
     return float(middle[reached.argmax()])
@@ -215,16 +198,8 @@ def average_precision(
     """Area under the precision-recall curve of answering questions in the order of null odds.
 
     After each question, precision is the score won so far per question answered, and recall the
-    score won so far per answerable question. Only places where a threshold can cut count: ties
-    are taken together.
-
-    Args:
-        scores: score of each question when it is answered, shape (questions,).
-        null_odds: how likely "no answer" is, on any scale, shape (questions,), no NaN.
-        answerable: whether the question has a gold answer, shape (questions,), at least one True.
-
-    Returns:
-        Average precision in percent.
+    score won so far per answerable question (there is at least one). Questions with equal odds
+    count as one step. Arguments are as for `sweep`; the result is in percent.
     """
     odds = np.asarray(null_odds, np.float64)
     has_answer = np.asarray(answerable, np.bool_)
@@ -240,7 +215,7 @@ def evaluate(
     golds: Sequence[Sequence[str]],
     predictions: Sequence[str],
     *,
-    null_odds: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
+    null_odds: npt.ArrayLike | None = None,
     threshold: float = 1.0,
     also_at: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
@@ -254,20 +229,12 @@ def evaluate(
       answering nothing is best, the threshold is 0.0 as in the official evaluator, whatever the
       scale of the odds. For a real sweep the predictions are the best non-empty texts.
     - With null odds and an answerable question: the average precisions `pr_exact_ap`, `pr_f1_ap`
-      and `pr_oracle_ap` (every answer right). Like `best_*`, they do not depend on `threshold`.
+      and `pr_oracle_ap` (every answer right), which do not depend on `threshold` either.
 
-    Args:
-        golds: per question its gold answers, none if it is unanswerable.
-        predictions: per question the predicted text, "" for "no answer".
-        null_odds: per question how likely "no answer" is: a probability, or null score minus best
-            span score. Equal odds are swept in the order given.
-        threshold: a question with null odds above it counts as predicted "no answer", on the
-            scale of the odds (the official default, 1.0, fits probabilities). Unused without
-            null odds.
-        also_at: further thresholds by name, to compare: each adds `NAME_exact` and `NAME_f1`.
-
-    Returns:
-        Figures in percent, counts, and thresholds on the scale of the odds.
+    Gold answers and predictions are as for `score_answers`. Null odds say how likely "no answer"
+    is: null score minus best span score, or a probability, which the official default threshold,
+    1.0, is for. Equal odds are swept in the order given. Thresholds in `also_at` are to compare:
+    each adds `NAME_exact` and `NAME_f1`. Scores are in percent.
 
     Raises:
         ValueError: no questions, arguments of different lengths, or NaN among the odds.
@@ -277,36 +244,70 @@ def evaluate(
     exact, overlap = score_answers(golds, predictions)
     answerable = np.array([len(texts) > 0 for texts in golds])
     if null_odds is None:
-        return _means(exact, overlap, answerable)
+        return _means(answerable, exact, overlap)
 
-    _same_length(len(golds), null_odds=len(null_odds))
     odds = np.asarray(null_odds, np.float64)
+    if len(odds) != len(golds):
+        raise ValueError(f"{len(odds)} null_odds for {len(golds)} questions")
     if np.isnan(odds).any():
         raise ValueError(f"null odds of question {np.isnan(odds).argmax()} (from 0) are NaN")
 
     def means_at(cut: float) -> dict[str, float]:
-        silent = unanswered(odds, cut)
-        return _means(
-            np.where(silent, ~answerable, exact), np.where(silent, ~answerable, overlap), answerable
-        )
+        scores = (apply_threshold(each, odds, answerable, cut) for each in (exact, overlap))
+        return _means(answerable, *scores)
 
     figures = means_at(threshold)
     for name, cut in (also_at or {}).items():
         there = means_at(cut)
         figures |= {f"{name}_{kind}": there[kind] for kind in ("exact", "f1")}
     empty = np.array([not prediction for prediction in predictions])
+    return figures | _over_all_thresholds(exact, overlap, odds, answerable, empty)
+
+
+def score_questions(
+    golds: Sequence[Sequence[str]],
+    texts: Sequence[str],
+    null_odds: npt.ArrayLike,
+    threshold: float,
+    tuned_threshold: float | None = None,
+) -> dict[str, float]:
+    """The figures that are reported of a model.
+
+    Those of `evaluate` at the effective null threshold; `zero_exact` and `zero_f1` at threshold 0,
+    `tuned_exact` and `tuned_f1` at the one tuned on held-out questions, if there is one; and
+    `no_answer_rate`, the percentage of questions whose null odds exceed the effective threshold.
+
+    Args:
+        golds: Gold answers of each question, none if it is unanswerable.
+        texts: Text of each question's best span, "" if it has none.
+        null_odds: Null score minus best span score, `[questions]`.
+        threshold: The effective null threshold.
+        tuned_threshold: The tuned one.
+    """
+    also_at = {"zero": 0.0} | ({} if tuned_threshold is None else {"tuned": tuned_threshold})
+    figures = evaluate(golds, texts, null_odds=null_odds, threshold=threshold, also_at=also_at)
+    figures["no_answer_rate"] = 100.0 * float(unanswered(null_odds, threshold).mean())
+    return figures
+
+
+def _over_all_thresholds(
+    exact: Floats, overlap: Floats, odds: Floats, answerable: Bools, empty: Bools
+) -> dict[str, float]:
+    """The figures of `evaluate` that do not depend on its threshold."""
+    figures = {}
     for name, scores in (("best_exact", exact), ("best_f1", overlap)):
         thresholds, totals = sweep(scores, odds, answerable, empty)
         best = int(totals.argmax())
-        figures[name] = float(100.0 * totals[best] / len(golds))
+        figures[name] = float(100.0 * totals[best] / len(odds))
         figures[f"{name}_thresh"] = float(thresholds[best]) if best else 0.0
     if answerable.any():
-        for name, scores in (("exact", exact), ("f1", overlap), ("oracle", answerable)):
+        oracle = np.ones(len(odds))
+        for name, scores in (("exact", exact), ("f1", overlap), ("oracle", oracle)):
             figures[f"pr_{name}_ap"] = average_precision(scores, odds, answerable)
     return figures
 
 
-def _means(exact: Floats, overlap: Floats, answerable: Bools) -> dict[str, float]:
+def _means(answerable: Bools, exact: Floats, overlap: Floats) -> dict[str, float]:
     groups = {"": np.ones_like(answerable), "HasAns_": answerable, "NoAns_": ~answerable}
     figures: dict[str, float] = {}
     for prefix, members in groups.items():
@@ -315,12 +316,6 @@ def _means(exact: Floats, overlap: Floats, answerable: Bools) -> dict[str, float
             figures[f"{prefix}f1"] = float(100.0 * overlap[members].mean())
             figures[f"{prefix}total"] = int(members.sum())
     return figures
-
-
-def _same_length(questions: int, **lengths: int) -> None:
-    for name, length in lengths.items():
-        if length != questions:
-            raise ValueError(f"{length} {name} for {questions} questions")
 
 
 def _read_json(path: Path) -> Any:

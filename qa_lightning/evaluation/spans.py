@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool1d, pad
 
 from qa_lightning.evaluation.scoring import unanswered
 
@@ -34,32 +35,23 @@ def best_spans(
 
     A span is legal when it begins at a legal start, ends at a legal end, does not end before it
     begins and is at most `max_tokens` long. All such pairs are compared, not only those of the
-    best starts with the best ends.
-
-    Args:
-        start_logits: `[windows, tokens]`, float.
-        end_logits: `[windows, tokens]`, float.
-        legal_start: `[windows, tokens]`, bool.
-        legal_end: `[windows, tokens]`, bool.
-        max_tokens: Longest span.
-        count: How many spans to return for a window.
+    best starts with the best ends. The tensors are `[windows, tokens]`, the legal ones bool.
 
     Returns:
         First tokens and last tokens (inclusive), int64, and scores (sum of the two logits),
-        `[windows, count]` each, best first. The score is -inf where there were fewer spans.
+        `[windows, count]` each, best first. The score is -inf where there are fewer spans.
     """
     tokens = start_logits.shape[1]
     max_tokens = min(max_tokens, tokens)
     nothing = float("-inf")
     starts = start_logits.masked_fill(~legal_start, nothing)
     ends = end_logits.masked_fill(~legal_end, nothing)
-    ends = torch.nn.functional.pad(ends, (0, max_tokens - 1), value=nothing)
+    ends = pad(ends, (0, max_tokens - 1), value=nothing)
     # For every start, the best of the ends that are 0, 1, ... max_tokens - 1 tokens further on.
     # Rounding keeps the order of sums, so this is the score of its best span to the last bit.
-    best_end = torch.nn.functional.max_pool1d(ends.unsqueeze(1), max_tokens, stride=1).squeeze(1)
-    best_of_start = starts + best_end
-    # The best `count` spans of all begin at one of the `count` starts with the best spans: only
-    # theirs are written out.
+    best_of_start = starts + max_pool1d(ends.unsqueeze(1), max_tokens, stride=1).squeeze(1)
+    # The best `count` spans begin at the `count` starts whose best spans score highest, so only
+    # the spans of these starts are enumerated.
     kept = min(count, tokens)
     start = best_of_start.topk(kept, dim=1).indices
     within_reach = start.unsqueeze(2) + torch.arange(max_tokens, device=start.device)
@@ -69,26 +61,16 @@ def best_spans(
     score, at = candidates.flatten(1).topk(taken, dim=1)
     first = start.gather(1, at // max_tokens)
     last = first + at % max_tokens
-    if taken < count:
-        missing = (0, count - taken)
-        first = torch.nn.functional.pad(first, missing)
-        last = torch.nn.functional.pad(last, missing)
-        score = torch.nn.functional.pad(score, missing, value=nothing)
-    return first, last, score
+    missing = (0, count - taken)
+    return pad(first, missing), pad(last, missing), pad(score, missing, value=nothing)
 
 
 def characters_of(offsets: Tensor, first: Tensor, last: Tensor, score: Tensor) -> Tensor:
-    """Turn spans of tokens into spans of characters.
-
-    Args:
-        offsets: Characters of every token in its context, `[windows, tokens, 2]`.
-        first: First tokens, `[windows, spans]`.
-        last: Last tokens (inclusive), `[windows, spans]`.
-        score: Scores, `[windows, spans]`; -inf marks a span that does not exist.
+    """Turn spans of tokens, as `best_spans` returns them, into spans of characters.
 
     Returns:
-        First character and one past the last, int32 `[windows, spans, 2]`; `NO_SPAN` twice for a
-        span that does not exist.
+        First character and one past the last, int32 `[windows, spans, 2]`; `NO_SPAN` twice where
+        the score is -inf, since there is no span.
     """
     last = last.clamp(max=offsets.shape[1] - 1)
     begin = offsets[..., 0].gather(1, first)
@@ -98,38 +80,27 @@ def characters_of(offsets: Tensor, first: Tensor, last: Tensor, score: Tensor) -
 
 
 def word_boundaries(offsets: Tensor, word_starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Where an answer may begin and end: at whole words of the context.
+    """Where an answer may begin and end, at whole words of the context: bool `[windows, tokens]`.
 
-    Args:
-        offsets: As in `Batch.offsets`.
-        word_starts: As in `Batch.word_starts`.
-
-    Returns:
-        Legal starts and legal ends, bool `[windows, tokens]` each. A window's piece of context may
-        begin inside a word; its first token is a legal start all the same.
+    `offsets` and `word_starts` are those of a `Batch`. A window's piece of context may begin inside
+    a word; its first token is a legal start all the same.
     """
     context = offsets[..., 0] >= 0
-    before = torch.nn.functional.pad(context, (1, 0))[:, :-1]
-    after = torch.nn.functional.pad(context, (0, 1))[:, 1:]
-    next_starts = torch.nn.functional.pad(word_starts, (0, 1))[:, 1:]
+    before, after = pad(context, (1, 0))[:, :-1], pad(context, (0, 1))[:, 1:]
+    next_starts = pad(word_starts, (0, 1))[:, 1:]
     return context & (word_starts | ~before), context & (next_starts | ~after)
 
 
 def spans_of_windows(
     logits: Tensor, offsets: Tensor, word_starts: Tensor, *, max_tokens: int, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is kept of windows: their null scores and best spans, of whole words of the context.
+    """Decode start and end logits `[windows, tokens, 2]` into spans of whole words.
 
-    Args:
-        logits: Start and end logits, `[windows, tokens, 2]`.
-        offsets: As in `Batch.offsets`.
-        word_starts: As in `Batch.word_starts`.
-        max_tokens: Longest span.
-        count: How many spans to keep of a window.
+    `offsets` and `word_starts` are those of a `Batch`; `count` spans of at most `max_tokens` tokens
+    are kept per window.
 
     Returns:
-        Null scores `[windows]`, characters of the spans, int32 `[windows, count, 2]`, and their
-        scores `[windows, count]`, best first; see `WindowScores`.
+        Null scores, characters of the spans and their scores, see `WindowScores`.
     """
     start, end = logits.unbind(2)
     legal_start, legal_end = word_boundaries(offsets, word_starts)
@@ -141,10 +112,10 @@ def spans_of_windows(
 
 @dataclass(frozen=True)
 class WindowScores:
-    """What is kept of every window that was evaluated: arrays with one row a window.
+    """Null scores and best spans of evaluated windows: arrays with one row per window.
 
     Attributes:
-        key: Question row and window number, int64 `[windows, 2]`.
+        key: Question row and window index, int64 `[windows, 2]`.
         null: Null score, float32 `[windows]`.
         spans: Characters of the best spans, int32 `[windows, n, 2]`; `NO_SPAN` where there is none.
         scores: Their scores, float32 `[windows, n]`, best first; -inf where there is none.
@@ -158,13 +129,13 @@ class WindowScores:
 
 @dataclass(frozen=True)
 class Answers:
-    """Best spans and null scores of questions: arrays with one row a question, in data order.
+    """Best spans and null scores of questions: arrays with one row per question, in data order.
 
     Attributes:
         question: Question row, int64 `[questions]`.
         null: Lowest null score over the question's windows, float32 `[questions]`.
-        spans: Characters of its best different spans, int32 `[questions, n, 2]`.
-        scores: Their scores, float32 `[questions, n]`, best first; -inf where there is none.
+        spans: Characters of its best different spans, int32 `[questions, n, 2]`, as `WindowScores`.
+        scores: Their scores, float32 `[questions, n]`.
     """
 
     question: np.ndarray
@@ -174,51 +145,44 @@ class Answers:
 
     @property
     def null_odds(self) -> np.ndarray:
-        """Null score less the best span's score, float64: above the threshold means no answer.
+        """Null score minus the best span's score, float64: above the threshold means no answer.
 
-        A question without any legal span has more than any other, but a number that JSON knows.
+        Without any legal span they exceed all others, yet are finite: JSON has no infinity.
         """
         best = np.maximum(self.scores[:, 0], np.finfo(np.float32).min)
         return self.null.astype(np.float64) - best.astype(np.float64)
 
     def unanswered(self, threshold: float) -> np.ndarray:
-        """Which questions are answered with "no answer", bool `[questions]`.
-
-        Those whose null odds exceed the threshold, and those without any legal span.
-        """
+        """Questions whose null odds exceed the threshold or that have no legal span, bool."""
         return unanswered(self.null_odds, threshold) | (self.spans[:, 0, 0] == NO_SPAN)
+
+    def take(self, rows: np.ndarray) -> Answers:
+        """The answers in some rows, int64 `[rows]`."""
+        return Answers(self.question[rows], self.null[rows], self.spans[rows], self.scores[rows])
 
 
 def answers_of_questions(windows: WindowScores) -> Answers:
-    """Join the windows of every question, each window counted once.
+    """Join the windows of every question that has some, whatever the order of the windows.
 
-    Windows that appear twice (a sampler lent them to two processes) count once. The result does
-    not depend on the order of the rows.
-
-    Args:
-        windows: Scores of windows, in any order.
-
-    Returns:
-        Answers of every question that has at least one window, by rising question row.
+    Duplicated windows (a distributed sampler gives some to two processes) count once.
     """
     key, kept = np.unique(windows.key, axis=0, return_index=True)
     null, spans, scores = windows.null[kept], windows.spans[kept], windows.scores[kept]
-    count = scores.shape[1] if scores.ndim == 2 else 0
     question, first = np.unique(key[:, 0], return_index=True)
     if not len(question):
-        empty = np.zeros(0, np.int64)
-        return Answers(empty, null, spans, scores)
+        return Answers(question, null, spans, scores)
     lowest = np.minimum.reduceat(null, first)
 
-    # All spans of all windows, by question and falling score; equal scores by place in the text,
-    # so that the outcome is the same whatever the order in which the windows were evaluated.
+    # All spans of all windows, by question and falling score. Equal scores are ordered by place in
+    # the text, so that the order in which windows were evaluated does not matter.
+    count = scores.shape[1]
     owner = np.repeat(key[:, 0], count)
     flat, flat_scores = spans.reshape(-1, 2), scores.reshape(-1)
     real = ~np.isneginf(flat_scores)
     owner, flat, flat_scores = owner[real], flat[real], flat_scores[real]
     order = np.lexsort((flat[:, 1], flat[:, 0], -flat_scores, owner))
     owner, flat, flat_scores = owner[order], flat[order], flat_scores[order]
-    # Overlapping windows propose the same characters: the best score of each is kept.
+    # Overlapping windows propose the same characters: of each span the best score is kept.
     named = np.column_stack([owner, flat])
     _, once = np.unique(named, axis=0, return_index=True)
     once.sort()
@@ -234,14 +198,11 @@ def answers_of_questions(windows: WindowScores) -> Answers:
 
 
 def candidate_probabilities(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax over all candidates of a question: "no answer" and its best spans.
-
-    Args:
-        answers: Answers of questions.
+    """Softmax over the candidates of each question, which are "no answer" and its best spans.
 
     Returns:
         Probability of "no answer", float64 `[questions]`, and of every span, float64
-        `[questions, n]`, 0 where there is none; together they add up to 1 in every question.
+        `[questions, n]`, 0 where there is none.
     """
     scores = np.column_stack([answers.null, answers.scores]).astype(np.float64)
     likely = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -249,23 +210,22 @@ def candidate_probabilities(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     return likely[:, 0], likely[:, 1:]
 
 
-def best_texts(answers: Answers, contexts: Sequence[str]) -> list[str]:
-    """Text of every question's best span; "" where a question has none.
+def best_texts(
+    answers: Answers, contexts: Sequence[str], threshold: float = float("inf")
+) -> list[str]:
+    """Text of every question's answer, "" for "no answer", given the context of each.
 
-    Args:
-        answers: Answers of questions.
-        contexts: Context of each of them, in the same order.
+    By default a question is answered whenever it has a span, whatever its null odds.
     """
-    best = answers.spans[:, 0]
-    return [
-        text[begin:end] if begin != NO_SPAN else ""
-        for text, (begin, end) in zip(contexts, best.tolist(), strict=True)
-    ]
+    rows = zip(
+        contexts, answers.spans[:, 0].tolist(), answers.unanswered(threshold).tolist(), strict=True
+    )
+    return ["" if nothing else text[begin:end] for text, (begin, end), nothing in rows]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the answers that a question may have.
+    """One of the possible answers to a question.
 
     Attributes:
         text: The text; "" for "no answer".
@@ -283,22 +243,10 @@ class Candidate:
 
 
 def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[Candidate]]:
-    """Candidates of every question by falling score, "no answer" among them.
-
-    Args:
-        contexts: Context of every question.
-        answers: Their answers.
-    """
+    """Candidates of every question by falling score, "no answer" among them."""
     null, likely = candidate_probabilities(answers)
-    rows = zip(
-        contexts,
-        answers.null.tolist(),
-        null.tolist(),
-        answers.spans.tolist(),
-        answers.scores.tolist(),
-        likely.tolist(),
-        strict=True,
-    )
+    columns = (answers.null, null, answers.spans, answers.scores, likely)
+    rows = zip(contexts, *(column.tolist() for column in columns), strict=True)
     for context, null_score, null_probability, spans, scores, probabilities in rows:
         found = [
             Candidate(context[start:end], start, end, score, probability)

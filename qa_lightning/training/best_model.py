@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from qa_lightning.evaluation.curves import learning_curve
+from qa_lightning.evaluation.figures import learning_curve_figure
 from qa_lightning.model.run_folder import LEARNING_CURVE, MODEL
 from qa_lightning.model.trained_model import TrainedModel
 from qa_lightning.training.summary import best_model_summary
@@ -84,7 +84,7 @@ class SaveBestModel(Callback):
         _log_final_figures(trainer, pl_module, figures)
         losses = {step: float(loss) for step, loss in self.losses.items()}
         step = int(figures["step"]) if figures else None
-        learning_curve(losses, self.history, step).savefig(run / LEARNING_CURVE)
+        learning_curve_figure(losses, self.history, step).savefig(run / LEARNING_CURVE)
         rank_zero_info(best_model_summary(figures, Path(best), run))
 
     def _figures_of_best(self, checkpoint: ModelCheckpoint) -> dict[str, float]:

@@ -12,8 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from qa_lightning.errors import UserError
+from qa_lightning.evaluation.figures import calibration_figure
 from qa_lightning.evaluation.predictions import PREDICTIONS, write_predictions
-from qa_lightning.evaluation.report import Report, calibration_figure, failure_report
+from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.training.summary import lines_by_threshold
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class EvaluationFiles(Callback):
         (folder / "report.md").write_text(text, encoding="utf-8")
         content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(content + "\n", encoding="utf-8")
-        figure = calibration_figure(report)
+        figure = calibration_figure(report.calibration)
         figure.savefig(folder / "calibration.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from qa_lightning.evaluation.curves import abstaining_figure
-from qa_lightning.evaluation.examples import choose, examples, table_of
+from qa_lightning.evaluation.examples import choose, example, table_of
+from qa_lightning.evaluation.figures import abstention_figure
+from qa_lightning.evaluation.scored_answers import scored_answers
 from qa_lightning.training import lightning_private
 
 if TYPE_CHECKING:
@@ -87,13 +88,16 @@ class TensorBoardPanels(Callback):
         golds = pc.list_value_length(windows.questions.column("answers")).to_numpy()
         answerable = golds[answers.question] > 0
         chosen = choose(answerable, EXAMPLES, module.datamodule.hparams["seed"])
-        asked = examples(windows.questions, windows.contexts, answers, chosen, threshold)
+        scored = scored_answers(
+            windows.questions, windows.contexts, answers.take(chosen), threshold
+        )
+        asked = [example(scored, row) for row in range(len(chosen))]
         # The step of the scalars, so that a resumed run replaces all figures after it together.
         step = lightning_private.logger_step(trainer)
         for writer in _writers(trainer):
             writer.add_text("val/examples", table_of(asked, threshold), step)
             if np.unique(answerable).size == 2:
-                figure = abstaining_figure(answers.null_odds, answerable, threshold)
+                figure = abstention_figure(answers.null_odds, answerable, threshold)
                 writer.add_figure("val/no_answer", figure, step)
 
 

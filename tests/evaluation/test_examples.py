@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.data.squad import CONTEXTS, QUESTIONS
-from qa_lightning.evaluation.examples import Example, choose, examples, table_of
+from qa_lightning.evaluation.examples import Example, choose, example, table_of
+from qa_lightning.evaluation.scored_answers import scored_answers
 from qa_lightning.evaluation.spans import NO_SPAN, Answers
 
 RHINE = "The Rhine rises in the Alps and flows to the North Sea."
@@ -72,7 +73,8 @@ def by_hand(threshold: float) -> list[Example]:
             spans[row, 0] = RHINE.index(text), RHINE.index(text) + len(text)
             scores[row, 0] = -odds
     answers = Answers(np.arange(5), np.zeros(5, np.float32), spans, scores)
-    return examples(questions, contexts, answers, np.array([0, 1, 2, 3, 4]), threshold)
+    scored = scored_answers(questions, contexts, answers, threshold)
+    return [example(scored, row) for row in range(5)]
 
 
 class TestExamples:
@@ -152,13 +154,14 @@ def test_tensorboard_shows_texts_as_they_are(texts: list[str]) -> None:
     from tensorboard.plugin_util import markdown_to_safe_html
 
     question, before, marked, gold = texts
-    example = Example(question, [gold], "x" + marked.strip(), 0, 0, 1.0, flat(before), "x", "")
-    shown = Shown(markdown_to_safe_html(table_of([example], 0.0)))
+    predicted = f"x{marked.strip()}"
+    shown_one = Example("id", question, [gold], predicted, 50, 0, 0, 1.0, flat(before), "x", "")
+    shown = Shown(markdown_to_safe_html(table_of([shown_one], 0.0)))
     assert shown.tags <= {"p", "strong", "em", "table", "thead", "tbody", "tr", "th", "td"}
     assert [plain(cell) for cell in shown.cells[5:]] == [
         "✗",
         plain(question),
         plain(before + "x"),
         plain(gold) or "",
-        plain(f"x{marked.strip()} (null odds +1)"),
+        plain(f"{predicted} (null odds +1)"),
     ]

@@ -14,13 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_lightning.data.squad import CONTEXTS, QUESTIONS
-from qa_lightning.evaluation.report import (
-    Report,
-    calibration,
-    calibration_figure,
-    excerpt,
-    failure_report,
-)
+from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts
 
@@ -178,26 +172,6 @@ def test_calibration_by_hand() -> None:
     assert measured.confidence == pytest.approx(100 * 6.74 / 8, abs=1e-4)
     assert measured.right == 37.5
 
-    confidence = np.array([0.0, 0.05, 0.55, 0.5, 0.95, 1.0, 1.0])
-    right = np.array([0, 1, 1, 0, 1, 1, 0])
-    measured = calibration(confidence, right)
-    assert [astuple(each) for each in measured.bins] == [
-        pytest.approx((0.0, 10.0, 2, 2.5, 50.0)),
-        pytest.approx((50.0, 60.0, 2, 52.5, 50.0)),
-        pytest.approx((90.0, 100.0, 3, 295 / 3, 200 / 3)),
-    ]
-    assert measured.ece == pytest.approx((2 * 47.5 + 2 * 2.5 + 95) / 7)
-
-
-def test_a_perfectly_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large() -> None:
-    draw = np.random.default_rng(0)
-    confidence = draw.random(50_000)
-    right = (draw.random(50_000) < confidence).astype(float)
-    measured = calibration(confidence, right)
-    assert measured.ece < 1.0
-    assert [each.low for each in measured.bins] == [10.0 * place for place in range(10)]
-    assert calibration(np.sqrt(confidence), right).ece == pytest.approx(100 * (2 / 3 - 1 / 2), 0.1)
-
 
 def test_worst_errors_are_wrong_and_the_surest_first() -> None:
     report = by_hand()
@@ -333,65 +307,7 @@ def test_groups_add_up_to_the_official_figures(
     assert cells <= {5, 6}  # as many in every row as in its header
 
 
-# ---- excerpts and Markdown
-
-
-def test_excerpt_shows_whole_words_on_both_sides() -> None:
-    words = " ".join(f"word{number}" for number in range(200))
-    begin = words.index("word100")
-    before, marked, after = excerpt(words, begin, begin + 7)
-    assert marked == "word100"
-    assert before.startswith("… word9") and before.endswith(" word99 ")
-    assert after.startswith(" word101 ") and after.endswith(" …")
-    assert 130 < len(before + marked + after) <= 160 + 4
-    assert all(word in {*words.split(), "…"} for word in (before + marked + after).split())
-
-
-def test_excerpt_at_the_borders_uses_the_room_of_the_other_side() -> None:
-    words = " ".join(f"word{number}" for number in range(200))
-    before, marked, after = excerpt(words, 0, 5)
-    assert (before, marked) == ("", "word0") and 140 < len(after) <= 157
-    before, marked, after = excerpt(words, len(words) - 7, len(words))
-    assert (marked, after) == ("word199", "") and 140 < len(before) <= 157
-    assert excerpt(RIVER, 0, len(RIVER)) == ("", RIVER, "")
-
-
-def test_excerpt_flattens_white_space_and_keeps_the_span() -> None:
-    context = "\n One\n\n two\t(three\u2028 four), five \n"
-    begin, end = context.index("three"), context.index(")")
-    assert excerpt(context, begin, end) == ("One two (", "three four", "), five")
-    assert excerpt(context, begin, end + 2) == ("One two (", "three four),", " five")
-    assert excerpt("a b c", 1, 4) == ("a ", "b", " c")  # no spaces at the span's ends
-
-
-def test_excerpt_counts_code_points_and_parts_no_letter_from_its_marks() -> None:
-    context = "Cafe\u0301 \U0001f600 in São Paulo"
-    begin = context.index("São")
-    assert excerpt(context, begin, begin + 3) == ("Cafe\u0301 \U0001f600 in ", "São", " Paulo")
-    # One word that is too long is cut, but not between a letter and its mark.
-    for shift in range(3):
-        endless = "x" * shift + "e\u0301\u0323" * 200
-        before, marked, after = excerpt(endless, 300 + shift, 303 + shift)
-        assert before.startswith("…e") and marked == "e\u0301\u0323"
-        assert after.endswith("\u0323…")
-        assert len(before + marked + after) <= 160 + 4
-
-
-def test_excerpt_of_a_long_span_shortens_it_and_still_shows_what_is_around() -> None:
-    context = "before it " + "long " * 60 + "after it"
-    before, marked, after = excerpt(context, 10, 10 + 5 * 60 - 1)
-    assert before == "before it " and after == " after it"
-    assert marked.startswith("long long") and marked.endswith("long …") and len(marked) <= 162
-
-
-@given(st.text(max_size=500), st.data())
-def test_excerpt_is_part_of_the_context(context: str, data: st.DataObject) -> None:
-    begin = data.draw(st.integers(0, len(context)))
-    end = data.draw(st.integers(begin, len(context)))
-    shown = "".join(excerpt(context, begin, end))
-    assert "\n" not in shown and len(shown) <= 2 * 160 + 6
-    if "…" not in shown:
-        assert shown.split() == context.split()
+# ---- Markdown
 
 
 def test_markdown_shows_texts_as_they_are() -> None:
@@ -425,15 +341,3 @@ def test_small_groups_are_not_pointed_out() -> None:
     lines = by_hand(rows=rows).to_markdown().splitlines()
     assert "| other | 1 | 0.0 | 0.0 | 0.0 |" in lines
     assert "| who | 3 | 0.0 | **0.0** | 0.0 |" in lines
-
-
-def test_the_figure_draws_the_bins() -> None:
-    report = by_hand()
-    figure = calibration_figure(report)
-    assert tuple(figure.get_size_inches() * figure.dpi) == (640, 480)
-    above, below = figure.axes
-    bins = report.calibration.bins
-    assert above.get_title() == f"Calibration: ECE {report.calibration.ece:.1f} points, 8 answers"
-    assert [bar.get_height() for bar in above.patches] == [each.right for each in bins]
-    assert [bar.get_x() for bar in above.patches] == [each.low for each in bins]
-    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(100)

@@ -24,6 +24,7 @@ from qa_lightning.evaluation.scoring import (
     last_of_ties,
     normalize_answer,
     score_answers,
+    score_questions,
     sweep,
 )
 
@@ -192,6 +193,19 @@ def test_threshold_counts_odds_above_it_as_no_answer() -> None:
     raw = [name for name in default if name.startswith(("best_", "pr_"))]
     assert len(raw) == 7
     assert [figures[name] for name in raw] == [default[name] for name in raw]
+
+
+def test_reported_figures_compare_three_thresholds() -> None:
+    golds, texts, odds = [["x"], ["x"], [], []], ["x", "x", "y", ""], [-1.0, 0.5, 0.6, 3e38]
+    figures = score_questions(golds, texts, odds, 1.0, 0.5)
+    assert (figures["exact"], figures["zero_exact"], figures["tuned_exact"]) == (75.0, 75.0, 100.0)
+    assert figures["no_answer_rate"] == 25.0
+    # No odds exceed an infinite threshold, though the last question has no answer to give.
+    without = score_questions(golds, texts, odds, math.inf)
+    assert "tuned_exact" not in without and without["no_answer_rate"] == 0.0
+    rest = ("no_answer_rate", "zero_exact", "zero_f1")
+    official = evaluate(golds, texts, null_odds=odds, threshold=math.inf)
+    assert {name: value for name, value in without.items() if name not in rest} == official
 
 
 def test_arguments_that_cannot_be_scored_are_refused() -> None:

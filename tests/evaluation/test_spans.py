@@ -274,10 +274,10 @@ def evaluated(draw: st.DrawFn, count: int) -> Rows:
 @given(data=st.data(), count=st.integers(1, 5))
 def test_answers_equal_a_plain_dictionary_in_any_order(data: st.DataObject, count: int) -> None:
     rows = data.draw(evaluated(count))
-    lent = data.draw(st.lists(st.sampled_from(rows), max_size=4))  # evaluated twice or more
+    twice = data.draw(st.lists(st.sampled_from(rows), max_size=4))  # evaluated twice or more
     expected = joined(rows, count)
     assert as_joined(scores_of(rows, count)) == expected
-    assert as_joined(scores_of(data.draw(st.permutations(rows + lent)), count)) == expected
+    assert as_joined(scores_of(data.draw(st.permutations(rows + twice)), count)) == expected
 
 
 def test_null_is_the_lowest_and_the_best_span_comes_from_any_window() -> None:

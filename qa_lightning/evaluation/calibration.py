@@ -1,0 +1,68 @@
+"""Calibration: whether a model's confidence can be trusted. All shares are in percent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The questions, at least one, whose confidence lies from `low` up to but not at `high`.
+
+    The last bin includes 100. `confidence` is their mean confidence and `right` the share that was
+    answered right (exact match).
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence against the share of right answers.
+
+    Confidence is the probability of the given answer ("no answer" or the best span) among all
+    candidates of the question.
+
+    Attributes:
+        ece: Expected calibration error, in points: how far the share of right answers lies from
+            the mean confidence, averaged over the bins by count (Naeini et al. 2015).
+        confidence: Mean confidence of all questions.
+        right: Share of all questions that were answered right (exact match).
+        bins: Ten bins of equal width, without the empty ones.
+    """
+
+    ece: float
+    confidence: float
+    right: float
+    bins: list[Bin]
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray) -> Calibration:
+    """Compare how sure the model was with how often it was right.
+
+    Args:
+        confidence: Probability of the given answer, 0 to 1, float64 `[questions]`, at least one.
+        right: 1 where that was right, else 0, `[questions]`.
+    """
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bins = []
+    for index in np.unique(place).tolist():
+        members = place == index
+        means = (float(100 * values[members].mean()) for values in (confidence, right))
+        low, high = 100.0 * index / BINS, 100.0 * (index + 1) / BINS
+        bins.append(Bin(low, high, int(members.sum()), *means))
+    gaps = sum(each.count * abs(each.right - each.confidence) for each in bins)
+    return Calibration(
+        ece=gaps / len(confidence),
+        confidence=float(100 * confidence.mean()),
+        right=float(100 * right.mean()),
+        bins=bins,
+    )
