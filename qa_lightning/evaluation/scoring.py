@@ -306,6 +306,32 @@ def evaluate(
     return figures
 
 
+def score_questions(
+    golds: Sequence[Sequence[str]],
+    texts: Sequence[str],
+    null_odds: Sequence[float] | npt.NDArray[np.floating[Any]],
+    threshold: float,
+    tuned_threshold: float | None = None,
+) -> dict[str, float]:
+    """The figures that are reported of a model.
+
+    Those of `evaluate` at the effective null threshold; `zero_exact` and `zero_f1` at threshold 0,
+    `tuned_exact` and `tuned_f1` at the one tuned on held-out questions, if there is one; and
+    `no_answer_rate`, the percentage of questions whose null odds exceed the effective threshold.
+
+    Args:
+        golds: Gold answers of each question, none if it is unanswerable.
+        texts: Text of each question's best span, "" if it has none.
+        null_odds: Null score minus best span score, `[questions]`.
+        threshold: The effective null threshold.
+        tuned_threshold: The tuned one.
+    """
+    also_at = {"zero": 0.0} | ({} if tuned_threshold is None else {"tuned": tuned_threshold})
+    figures = evaluate(golds, texts, null_odds=null_odds, threshold=threshold, also_at=also_at)
+    figures["no_answer_rate"] = 100.0 * float(unanswered(null_odds, threshold).mean())
+    return figures
+
+
 def _means(exact: Floats, overlap: Floats, answerable: Bools) -> dict[str, float]:
     groups = {"": np.ones_like(answerable), "HasAns_": answerable, "NoAns_": ~answerable}
     figures: dict[str, float] = {}

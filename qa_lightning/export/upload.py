@@ -36,7 +36,7 @@ def check_upload(name: str) -> None:
 
 
 def upload(
-    folder: Path, name: str, *, private: bool = False, say: Callable[[str], Any] = lambda line: None
+    folder: Path, name: str, *, private: bool = False, log: Callable[[str], Any] = lambda line: None
 ) -> None:
     """Upload a folder as a model of the hub, which is made if there is none of that name.
 
@@ -44,7 +44,7 @@ def upload(
         folder: What `export` wrote.
         name: See `check_upload`.
         private: Make it private, if it is new.
-        say: Told the model's address.
+        log: Receives a line with the model's address.
 
     Raises:
         UserError: see `check_upload`; or the hub cannot be reached, or refuses.
@@ -64,9 +64,9 @@ def upload(
     except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} is written, but {api.endpoint} did not take it as {name}: "
-            f"{_reason(error)} When that is mended: hf upload {name} {folder}"
+            f"{_reason(error)} When that is fixed: hf upload {name} {folder}"
         ) from error
-    say(f"uploaded: {repository}")
+    log(f"uploaded: {repository}")
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from qa_lightning.errors import UserError
-from qa_lightning.model.trained_model import read_checkpoint
+from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.training import slurm
 
 if TYPE_CHECKING:
