@@ -43,8 +43,9 @@ def run(arguments: list[str]) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise UserError(f"serve needs {' and '.join(missing)}: pip install 'qa-lightning[serve]'")
-    # Taken before the model is loaded: a port in use is reported at once.
-    with _listen(options.host, options.port) as listener:
+    # Taken before the model is loaded: a port in use is reported at once. getaddrinfo takes no
+    # subclass of int, such as Port.
+    with _listen(options.host, int(options.port)) as listener:
         _serve(listener, options)
     return 0
 

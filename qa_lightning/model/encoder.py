@@ -130,7 +130,10 @@ def build_encoder(
     if values.pop("model_type", "distilbert") != "distilbert":
         raise UserError(f"{where}: model_type is {config['model_type']!r}, not 'distilbert'.")
     try:
-        model = DistilBertForQuestionAnswering(DistilBertConfig(**values))
+        checked = DistilBertConfig(**values)
+        if checked.n_layers < 1:  # transformers builds a model that reads no context
+            raise ValueError(f"n_layers is {checked.n_layers}, it must be at least 1")
+        model = DistilBertForQuestionAnswering(checked)
     except Exception as error:  # of many kinds: raised by transformers and by torch's modules
         raise UserError(f"{where} makes no model: {' '.join(str(error).split())}") from error
     # float(): Lightning builds models under another default type when a precision asks for it.
