@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
@@ -155,12 +155,8 @@ def _show(question: str, context: str, answer: Answer, options: Namespace) -> No
         print(f"  {answer.no_answer_probability:4.0%}  no answer", flush=True)
 
 
-class Asked(NamedTuple):
-    """A question of a file; the id may be anything that JSON knows."""
-
-    id: Any
-    question: str
-    context: str
+Asked = tuple[Any, str, str]
+"""Id (anything that JSON knows), question and context."""
 
 
 def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
@@ -170,10 +166,10 @@ def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
     else:
         asked, at_once = _json_lines(name), AT_ONCE
     while batch := list(islice(asked, at_once)):
-        _, questions, contexts = zip(*batch, strict=True)
+        ids, questions, contexts = zip(*batch, strict=True)
         found = answerer(questions, contexts, top_k=top_k)
-        for one, answer in zip(batch, found, strict=True):
-            line = {"id": one.id, "question": one.question, **asdict(answer)}
+        for identity, question, answer in zip(ids, questions, found, strict=True):
+            line = {"id": identity, "question": question, **asdict(answer)}
             print(json.dumps(line, ensure_ascii=False))
 
 
@@ -186,7 +182,7 @@ def _squad(name: str) -> Iterator[Asked]:
     tables = read_squad(path)
     contexts = tables.contexts.column("text").to_pylist()
     for row in tables.questions.select(["id", "text", "context"]).to_pylist():
-        yield Asked(row["id"], row["text"], contexts[row["context"]])
+        yield row["id"], row["text"], contexts[row["context"]]
 
 
 def _json_lines(name: str) -> Iterator[Asked]:
@@ -208,4 +204,4 @@ def _json_lines(name: str) -> Iterator[Asked]:
             texts = (fields.get("question"), fields.get("context"))
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise UserError(f'{where}: give an object with the texts "question" and "context"')
-            yield Asked(fields.get("id"), fields["question"], fields["context"])
+            yield fields.get("id"), fields["question"], fields["context"]

@@ -36,9 +36,7 @@ def run(arguments: list[str]) -> int:
         check_upload(options.push)
     metadata = CardMetadata(
         name=options.name or options.push or options.out.resolve().name,
-        license=options.license,
-        language=options.language,
-        base_model=options.base_model,
+        **{name: options[name] for name in ("license", "language", "base_model")},
         notes=None if options.notes is None else _text(options.notes),
     )
     export(

@@ -30,9 +30,6 @@ The few questions of a batch differ in length. Sorted and in small parts they ne
 that they take padded to the longest of all; a GPU has time to spare for padding.
 """
 
-GRACE = 10
-"""Seconds that open requests are given when the service is ended."""
-
 Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
 Milliseconds = restricted_number_type("Milliseconds", float, [(">=", 0), ("<=", 1000)])
 
@@ -81,7 +78,7 @@ def _serve(listener: socket.socket, options: Namespace) -> None:
                 lifespan="off",
                 ws="none",
                 server_header=False,
-                timeout_graceful_shutdown=GRACE,
+                timeout_graceful_shutdown=10,  # seconds for open requests
             )
         )
         print(f"Answering at {_address(listener)} (Ctrl-C ends)", flush=True)

@@ -14,15 +14,15 @@ def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
 
     The block fills the empty folder that it is given. If the block raises, `path` stays as it was
     and nothing is left behind; only a killed process leaves a hidden `.NAME-...` beside `path`.
-    Missing parents of `path` are made. Permissions are those that the umask allows, also of files
-    whose writer chose stricter ones. Nothing is flushed to the disk.
+    Missing parents of `path` are made. Files get the permissions that the umask allows, even if
+    their writer chose stricter ones.
 
     Args:
         path: Where the folder is to appear.
-        replace: What to do about a folder that is at `path` by then. If true, it is put aside, is
-            removed once the new one is in place, and comes back if that fails; between the two
-            renames there is none. If false, it stays and the new one is dropped: right for folders
-            that are named after their content, which several processes may build at once.
+        replace: What happens to a folder that is at `path` by then. If true, it is put aside, and
+            comes back if the new one cannot take its place; for a moment there is neither. If
+            false, it stays and the new one is dropped: right for folders that are named after
+            their content, which several processes may build at once.
 
     Raises:
         OSError: the folder cannot be created or renamed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,9 @@ def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: fl
 
 def _variant(file: Path, results: Mapping[str, EvaluationResult]) -> Variant:
     """What the card says of a file; results of all variants, if they were scored."""
-    figures = same = None
-    if file.name in results:
-        figures = results[file.name].figures
-        if file.name != WEIGHTS:
-            same = same_answers(results[file.name].verdicts, results[WEIGHTS].verdicts)
-    return Variant(file.name, DESCRIPTIONS[file.name], file.stat().st_size, figures, same)
+    variant = Variant(file.name, DESCRIPTIONS[file.name], file.stat().st_size)
+    if not results:
+        return variant
+    own, original = results[file.name], results[WEIGHTS]
+    same = None if own is original else same_answers(own.verdicts, original.verdicts)
+    return replace(variant, figures=own.figures, same=same)

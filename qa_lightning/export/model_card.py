@@ -1,8 +1,8 @@
 """The model card: what a stranger needs to judge a model by, and nothing that is not known.
 
-The facts are those of the files that `fit` left (the checkpoint, `run.json`, `config.yaml`), of an
-evaluation done when the model is exported, and of the person who exports it. What none of them says
-is called unknown. The prose is in `model_card.md.jinja`.
+The facts come from the files that `fit` left (the checkpoint, `run.json`, `config.yaml`), from an
+evaluation at export, and from the person who exports it. What none of them says is called unknown.
+The prose is in `model_card.md.jinja`.
 """
 
 from __future__ import annotations
@@ -104,11 +104,6 @@ class CardFacts:
     def pretrained_name(self) -> str:
         """What the run's settings call the encoder, without folders; "" if they do not say."""
         return PureWindowsPath(self.training.model.get("pretrained") or "").name
-
-    @property
-    def onnx_files(self) -> list[str]:
-        """Names of the ONNX files."""
-        return [one.file for one in self.variants if one.file.endswith(".onnx")]
 
     def was_used(self, scores: Scores, split: str) -> bool:
         """Whether the scored file is known to be the one of a split, "train" or "val"."""

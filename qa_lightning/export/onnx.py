@@ -26,24 +26,16 @@ if TYPE_CHECKING:
 
     from qa_lightning.data.windows import Windows
 
-OPSET = 18
-"""Version of ONNX's operators: what torch's exporter writes without converting."""
-
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters' remarks, which are meant for their developers."""
-    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Graph(nn.Module):
@@ -66,7 +58,7 @@ def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
         path: The file; it holds the weights too.
 
     Raises:
-        UserError: the packages for it are not installed.
+        UserError: onnx or onnxscript is not installed.
     """
     check_installed("onnx", "onnxscript")
     positions = encoder.config.max_position_embeddings
@@ -81,7 +73,7 @@ def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
             input_names=INPUTS,
             output_names=OUTPUTS,
             dynamic_shapes={name: {0: windows, 1: tokens} for name in INPUTS},
-            opset_version=OPSET,
+            opset_version=18,  # what the exporter writes without converting
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -99,7 +91,7 @@ def quantise(path: Path, target: Path) -> None:
         target: The file to write.
 
     Raises:
-        UserError: the packages for it are not installed.
+        UserError: onnx or onnxruntime is not installed.
     """
     check_installed("onnx", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -115,10 +107,7 @@ def quantise(path: Path, target: Path) -> None:
 def largest_difference(one: Logits, other: Logits, windows: Windows) -> float:
     """How far the logits of two variants of a model differ at most, over all real tokens.
 
-    Args:
-        one: One of them.
-        other: The other.
-        windows: What to compare them on, in small batches of many shapes.
+    They are compared in small batches, which have many shapes.
     """
     dataset = WindowDataset(windows, with_offsets=False)
     largest = 0.0

@@ -122,10 +122,10 @@ class Training:
 
 
 def read_training(model: str | Path) -> Training:
-    """Gather what is known of how a model was trained.
+    """Gather what is known of how a model was trained; of one from elsewhere that is nothing.
 
     Args:
-        model: As `TrainedModel.load` takes it. Of a model from elsewhere nothing is known.
+        model: As `TrainedModel.load` takes it.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -137,7 +137,7 @@ def read_training(model: str | Path) -> Training:
     record = [] if run is None else _read(run / RECORD, list)
     config = {} if run is None else _read(run / CONFIG, dict)
     history = _history(content)
-    last = checkpoint.with_name(LAST)  # knows of validations after the best one
+    last = checkpoint.with_name(LAST)  # it holds the validations after the best one too
     whole = _history(read_checkpoint(last)) if last.is_file() else history
     training = Training(
         model=content["hyper_parameters"],

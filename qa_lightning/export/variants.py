@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,41 +34,13 @@ DESCRIPTIONS = {
 TOLERANCE = 1e-3
 """How far a float32 ONNX model's logits may differ from torch's; rounding makes some 1e-5."""
 
-_LOVELACE = (
-    "Ada Lovelace was an English mathematician, born in London in 1815. In 1843 she translated an "
-    "article by the Italian engineer Luigi Menabrea about the Analytical Engine of Charles "
-    "Babbage, and added notes three times as long as the article itself. Note G describes how the "
-    "engine would compute Bernoulli numbers. It is often called the first computer program, "
-    "although the engine was never built."
-)
-_SALT = (
-    "Sea water freezes at about minus two degrees Celsius, since the salt in it keeps its "
-    "molecules from forming crystals. When it does freeze, most of the salt is left behind: the "
-    "ice is nearly fresh, and the water below it becomes saltier and heavier, and sinks."
-)
-QUESTIONS = (
-    ("Where was Ada Lovelace born?", _LOVELACE),
-    ("Whose article did she translate in 1843?", _LOVELACE),
-    ("What would the engine compute?", _LOVELACE),
-    ("Who built the first steam engine?", _LOVELACE),
-    ("At what temperature does sea water freeze?", _SALT),
-    ("What becomes of the water below the ice?", _SALT),
-    ("How deep is the sea?", _SALT),
-    ("What describes how the engine would compute Bernoulli numbers?", f"{_SALT} {_LOVELACE}"),
-    ("When did she die?", " ".join([_SALT, _LOVELACE] * 4)),  # several windows
-)
-"""Questions and contexts that every ONNX model is compared with torch's on."""
+QUESTIONS = Path(__file__).with_name("questions.json")
+"""Questions that every ONNX model is compared with torch's on; one has several windows."""
 
 
 @dataclass(frozen=True)
 class LabelledQuestions:
-    """Questions to score a model on.
-
-    Attributes:
-        file: The file that they are from.
-        windows: Their windows.
-        report: What reading the file found.
-    """
+    """Questions to score a model on: their file, their windows, and what reading them found."""
 
     file: Path
     windows: Windows
@@ -104,13 +77,7 @@ def read_labelled(file: Path, settings: InferenceSettings) -> LabelledQuestions:
 
 
 def score(logits: Logits, settings: InferenceSettings, windows: Windows) -> EvaluationResult:
-    """Answer labelled questions and score the answers, as evaluation does.
-
-    Args:
-        logits: A variant of the model.
-        settings: What it is used with; its null threshold counts.
-        windows: Windows of the questions, all of which are labelled.
-    """
+    """Answer labelled questions and score the answers, as evaluation does."""
     answers = answer_windows(logits, windows)
     questions = windows.questions
     contexts = windows.contexts["text"].take(questions["context"]).to_pylist()
@@ -144,7 +111,7 @@ def score_all(
         variants: The logits of each, by file name; the original, `WEIGHTS`, comes first.
         settings: What they are used with.
         labelled: The questions.
-        log: Receives the lines.
+        log: Receives lines.
     """
     results: dict[str, EvaluationResult] = {}
     count = len(labelled.windows.questions)
@@ -161,17 +128,13 @@ def score_all(
 
 
 def compare_onnx(variants: Mapping[str, Logits], settings: InferenceSettings, log: Log) -> None:
-    """Compare the ONNX variants of a model with torch's on `QUESTIONS`.
-
-    Args:
-        variants: As for `score_all`.
-        settings: What they are used with.
-        log: Receives the lines.
+    """Compare the ONNX variants of a model with torch's on `QUESTIONS`; arguments as `score_all`.
 
     Raises:
         UserError: the logits of the float32 variant differ by more than `TOLERANCE`.
     """
-    tables = tables_from_texts(*zip(*QUESTIONS, strict=True))
+    asked = json.loads(QUESTIONS.read_text(encoding="utf-8"))
+    tables = tables_from_texts(*([one[key] for one in asked] for key in ("question", "context")))
     windows = make_windows(tables, settings.tokenizer, settings.windows)
     threshold = settings.effective_null_threshold
     original = verdicts(answer_windows(variants[WEIGHTS], windows), threshold)
@@ -181,7 +144,7 @@ def compare_onnx(variants: Mapping[str, Logits], settings: InferenceSettings, lo
         same = same_answers(verdicts(answer_windows(logits, windows), threshold), original)
         largest = largest_difference(variants[WEIGHTS], logits, windows)
         log(
-            f"{name}: {same} of {len(QUESTIONS)} built-in questions answered as by torch; logits "
+            f"{name}: {same} of {len(asked)} built-in questions answered as by torch; logits "
             f"differ by {largest:.2g} at most"
         )
         if name == ONNX and not largest <= TOLERANCE:

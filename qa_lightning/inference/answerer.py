@@ -80,11 +80,8 @@ class Answerer:
             tokenizer: Its tokenizer.
             windows: How questions and contexts become windows.
             threshold: The null threshold.
-            batch_size: Windows in a batch.
-            max_answer_tokens: Longest answer.
-
-        Raises:
-            UserError: a size below 1.
+            batch_size: Windows in a batch, at least 1.
+            max_answer_tokens: Longest answer, at least 1.
         """
         for name, value in (("batch_size", batch_size), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:
@@ -165,12 +162,9 @@ class Answerer:
             top_k: How many candidates to give beside each answer, at most `N_BEST`.
             threshold: The null threshold, if another than the answerer's.
 
-        Returns:
-            An answer, or a list of them for a list of questions.
-
         Raises:
-            UserError: an empty question or context, lists of different lengths, a `top_k` that is
-                not possible.
+            UserError: an empty question or context, lists of different lengths, or a `top_k` out of
+                range.
         """
         if isinstance(question, str):
             if not isinstance(context, str):
@@ -220,11 +214,7 @@ def _answer(
     spans = [one for one in every if one.start is not None]
     chosen = nothing if unanswered else spans[0]
     return Answer(
-        chosen.text,
-        chosen.start,
-        chosen.end,
-        chosen.score,
-        chosen.probability,
+        **vars(chosen),
         no_answer_probability=nothing.probability,
         null_odds=null_odds,
         threshold=threshold,

@@ -83,10 +83,7 @@ class Batcher:
     def submit(
         self, question: str, context: str, *, top_k: int = TOP_K, threshold: float | None = None
     ) -> Future[Answer]:
-        """Ask; the arguments are those of `Answerer`.
-
-        Returns:
-            The answer to come, or the exception that `Answerer` raised at this question.
+        """Ask; arguments, answer and exceptions are those of `Answerer`.
 
         Raises:
             TooManyWaitingError: `max_waiting` questions wait.

@@ -65,13 +65,9 @@ def create_app(
         ),
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere: see web/docs.html
         redoc_url=None,
-        exception_handlers={
-            HTTPException: _http_problem,
-            UserError: _user_error,
-            TooManyWaitingError: _overload,
-            ClientDisconnect: _client_left,
-            Exception: _program_error,
-        },
+        exception_handlers=dict.fromkeys(
+            (HTTPException, UserError, TooManyWaitingError, ClientDisconnect, Exception), _problem
+        ),
     )
     app.add_middleware(Guard, host_names=host_names)
     _add_api(app, batcher, limits)
@@ -116,30 +112,23 @@ def _file(path: Path, kind: str) -> Callable[[], Awaitable[Response]]:
     return endpoint
 
 
-def _problem(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": error}, status, headers)
-
-
-async def _http_problem(request: Request, error: HTTPException) -> Response:
-    messages = {
-        404: "there is nothing at this address; /docs describes the service",
-        405: f"this address does not take {request.method}; /docs describes the service",
-    }
-    headers = dict(error.headers) if error.headers else None
-    return _problem(error.status_code, messages.get(error.status_code, error.detail), headers)
-
-
-async def _user_error(request: Request, error: UserError) -> Response:
-    return _problem(422, str(error))
-
-
-async def _overload(request: Request, error: TooManyWaitingError) -> Response:
-    return _problem(503, "too many questions wait; ask again in a second", {"Retry-After": "1"})
-
-
-async def _client_left(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=400)  # nobody receives it
-
-
-async def _program_error(request: Request, error: Exception) -> Response:
-    return _problem(500, "an error in the service; its log says more")
+async def _problem(request: Request, error: Exception) -> Response:
+    """Turn what was raised into a status and a sentence."""
+    headers: dict[str, str] = {}
+    match error:
+        case HTTPException():
+            status, headers = error.status_code, dict(error.headers or {})
+            message = {
+                404: "there is nothing at this address; /docs describes the service",
+                405: f"this address does not take {request.method}; /docs describes the service",
+            }.get(status, error.detail)
+        case UserError():
+            status, message = 422, str(error)
+        case TooManyWaitingError():
+            status, message = 503, "too many questions wait; ask again in a second"
+            headers = {"Retry-After": "1"}
+        case ClientDisconnect():
+            status, message = 400, "the client has left"
+        case _:
+            status, message = 500, "an error in the service; its log says more"
+    return JSONResponse({"error": message}, status, headers)

@@ -17,6 +17,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,8 +75,8 @@ def load_encoder(
         The model. If the source has a tuned null threshold, `model.config.null_threshold` is it.
 
     Raises:
-        UserError: the source is not there, of another architecture, incomplete, or its weights
-            have another digest, cannot be read as plain tensors, or lack the head asked for.
+        UserError: the source does not exist, has another architecture, is incomplete, or its
+            weights have another digest, hold more than tensors, or lack the head.
     """
     folder = resolve(pretrained)
     where = str(folder / "config.json")
@@ -146,11 +147,7 @@ def encoder_config(model: DistilBertForQuestionAnswering) -> dict[str, Any]:
 
 
 def read_null_threshold(config: Mapping[str, Any], where: str) -> float | None:
-    """The tuned null threshold of a configuration, None if it has none.
-
-    Args:
-        config: The content of config.json.
-        where: Its path, for the message.
+    """The tuned null threshold in the config.json at the path `where`; None if it has none.
 
     Raises:
         UserError: it is not a finite number.
@@ -221,25 +218,14 @@ def _load_weights(
         name if name.startswith("qa_outputs.") else f"distilbert.{name}": tensor
         for name, tensor in weights.items()
     }
-    wanted = model.state_dict()
-    missing = set(wanted) - set(found)
-    if missing == {name for name in wanted if name.startswith("qa_outputs.")}:
+    head = {f"qa_outputs.{name}": value for name, value in model.qa_outputs.named_parameters()}
+    if not head.keys() & found.keys():
         log.info("%s has no question-answering head: a new, random one is trained.", path)
-        missing = set()
-    wrong_shape = [
-        f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
-    for complaint, names in (
-        ("lacks weights that its config.json asks for", sorted(missing)),
-        ("holds weights that have no place in the model", sorted(set(found) - set(wanted))),
-        ("holds weights of other shapes than its config.json says", wrong_shape),
-    ):
-        if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            raise UserError(
-                f"{path} {complaint}: {', '.join(names[:4])}{more}. "
-                "Is it a complete model, and are the weights and config.json of one kind?"
-            )
-    model.load_state_dict(found, strict=False)
+        found |= head
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit its config.json. Is it a complete model, and are the weights and "
+            f"config.json of one kind? {shorten(str(error), 500)}"
+        ) from error

@@ -50,11 +50,7 @@ _WEIGHTS = (
 
 
 def distilbert_config(bert: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Translate a BERT configuration to the keys of DistilBertConfig.
-
-    Args:
-        bert: The content of config.json.
-        where: Its path, for messages.
+    """Translate the BERT configuration in the config.json at the path `where` to DistilBERT's keys.
 
     Raises:
         UserError: DistilBERT's architecture cannot express it.
@@ -69,12 +65,10 @@ def distilbert_config(bert: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def distilbert_weights(bert: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Rename BERT's weights, and add its token type 0 to its position embeddings.
+    """Rename the BERT weights in the file `where`, and add token type 0 to the position embeddings.
 
-    Args:
-        bert: Weights by name, without the prefix "bert.". Token-type embeddings are
-            `[types, dim]`, position embeddings `[positions, dim]`.
-        where: The path of the weight file, for messages.
+    Names come without the prefix "bert.". Token-type embeddings are `[types, dim]`, position
+    embeddings `[positions, dim]`.
 
     Raises:
         UserError: one of these embeddings is missing.

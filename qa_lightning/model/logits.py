@@ -36,7 +36,7 @@ def model_logits(
 
     Args:
         encoder: The model; it is moved to the device.
-        device: As torch names it; the best that there is by default.
+        device: As torch names it; by default the best there is.
         precision: "32-true", "bf16-mixed" or "16-mixed"; by default what suits the device.
 
     Raises:
@@ -82,7 +82,7 @@ def padded_logits(
         float32 `[windows, tokens, 2]`; -inf at padding.
     """
     # A mask of four dimensions is used as it is. One of two would be inspected, which waits for the
-    # device, and would be expanded in every forward pass.
+    # device, and expanded in every forward pass.
     mask = None if attention_mask is None else attention_mask[:, None, None, :]
     hidden = (encode or encoder.distilbert)(input_ids=input_ids, attention_mask=mask)[0]
     logits = head_logits(encoder, hidden)

@@ -32,9 +32,7 @@ _HUB_TIMEOUT = 4.0  # seconds; the hub's own client would retry for about 23
 def resolve(pretrained: str) -> Path:
     """Give the local folder that holds a source's configuration, weights and tokenizer.
 
-    Args:
-        pretrained: A local folder, `package:NAME/PATH`, or the name of a model on the hub. A hub
-            model that is already in the cache is used without touching the network.
+    A hub model that is already in the cache is used without touching the network.
 
     Raises:
         UserError: there is no such folder, package or hub model, or the hub cannot be reached.
@@ -138,6 +136,10 @@ def _check_on_hub(name: str) -> None:
     failure = outcome[0] if outcome else TimeoutError(f"no answer in {_HUB_TIMEOUT:g} seconds")
     if failure is None:
         return
+    message = (
+        f"The model {name!r} is not in the local cache, and {constants.ENDPOINT} cannot be reached "
+        f"({failure}). {ADVICE}"
+    )
     if isinstance(failure, GatedRepoError):
         message = (
             f"The hub's model {name!r} is gated: accept its terms on its page, then "
@@ -147,10 +149,5 @@ def _check_on_hub(name: str) -> None:
         message = (
             f"There is no folder {name!r}, and no model of that name that you may read at "
             f"{constants.ENDPOINT}. Check the spelling; a private model needs `hf auth login`."
-        )
-    else:
-        message = (
-            f"The model {name!r} is not in the local cache, and {constants.ENDPOINT} cannot be "
-            f"reached ({failure}). {ADVICE}"
         )
     raise UserError(message) from failure

@@ -31,9 +31,7 @@ def load_tokenizer(source: str) -> FastTokenizer:
         UserError: there is no tokenizer, no fast one, or it has no [CLS], [SEP] or [PAD] token.
     """
     folder = resolve(source)
-    tokenizer = _open(folder, where=str(folder))
-    _clear_settings(tokenizer, folder)
-    return tokenizer
+    return _open(folder, where=str(folder))
 
 
 def tokenizer_files(tokenizer: FastTokenizer) -> dict[str, str]:
@@ -55,9 +53,7 @@ def restore_tokenizer(files: Mapping[str, str]) -> FastTokenizer:
             if name not in files:
                 raise UserError(f"The checkpoint's tokenizer lacks {name}: it is not ours.")
             (folder / name).write_text(files[name], encoding="utf-8")
-        tokenizer = _open(folder, where="the checkpoint's tokenizer")
-        _clear_settings(tokenizer, folder)
-        return tokenizer
+        return _open(folder, where="the checkpoint's tokenizer")
 
 
 def check_vocabulary(model: DistilBertForQuestionAnswering, tokenizer: FastTokenizer) -> None:
@@ -95,24 +91,26 @@ def _open(folder: Path, where: str) -> FastTokenizer:
     for name in ("cls_token", "sep_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise UserError(f"{where}: the tokenizer has no {name}, which windows are made with.")
+    _clear_settings(tokenizer)
+    if (folder / "config.json").is_file():
+        positions = read_config(folder).get("max_position_embeddings", 512)
+        tokenizer.model_max_length = int(positions)
+    elif tokenizer.model_max_length > 1_000_000:  # transformers' value for "unknown"
+        tokenizer.model_max_length = 512
     return tokenizer
 
 
-def _clear_settings(tokenizer: FastTokenizer, folder: Path) -> None:
+def _clear_settings(tokenizer: FastTokenizer) -> None:
     """Clear truncation, padding and token types, also in what the tokenizer saves of itself."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.name_or_path = ""
+    saved = tokenizer.init_kwargs
     for name in (
         *("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"),
         *("pad_token_type_id", "is_local", "local_files_only"),
     ):
-        tokenizer.init_kwargs.pop(name, None)
-    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
-    if (folder / "config.json").is_file():
-        positions = read_config(folder).get("max_position_embeddings", 512)
-        tokenizer.model_max_length = int(positions)
-    elif tokenizer.model_max_length > 1_000_000:  # transformers' value for "unknown"
-        tokenizer.model_max_length = 512
+        saved.pop(name, None)
+    saved["model_input_names"] = tokenizer.model_input_names

@@ -50,10 +50,7 @@ class InferenceSettings:
 
     @classmethod
     def of_folder(cls, name: str) -> InferenceSettings:
-        """Read them from a saved model.
-
-        Args:
-            name: Its folder, or the name of a model on the hub.
+        """Read the settings of a saved model: a folder, or the name of a model on the hub.
 
         Raises:
             UserError: there is no such folder, it holds no tokenizer, or config.json is damaged.
@@ -72,12 +69,7 @@ class InferenceSettings:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that was trained to answer.
-
-    Attributes:
-        encoder: The model, in float32.
-        settings: What it is used with.
-    """
+    """A model that was trained to answer, in float32, and what it is used with."""
 
     encoder: DistilBertForQuestionAnswering
     settings: InferenceSettings
@@ -128,12 +120,9 @@ class TrainedModel:
             encoder.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"{path}: its weights do not fit its configuration") from error
-        settings = InferenceSettings(
-            restore_tokenizer(content["tokenizer"]),
-            _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path)),
-            content.get(NULL_THRESHOLD),
-        )
-        return cls(encoder, settings)
+        tokenizer = restore_tokenizer(content["tokenizer"])
+        windows = _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path))
+        return cls(encoder, InferenceSettings(tokenizer, windows, content.get(NULL_THRESHOLD)))
 
     @classmethod
     def _of_folder(cls, name: str) -> TrainedModel:
