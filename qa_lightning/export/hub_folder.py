@@ -52,7 +52,7 @@ def export(
         model: As `TrainedModel.load` takes it.
         out: The folder to write.
         metadata: What the card cannot know by itself.
-        data: Labelled questions in SQuAD's format to score the model on, in float32.
+        data: Labelled questions in SQuAD's format to score the model on.
         onnx: Write `model.onnx` too, compared with torch's model.
         int8: Write `model_int8.onnx` too; it takes `onnx` and `data`.
         overwrite: Replace a model's folder.
@@ -123,7 +123,7 @@ def _write_variants(
 
 def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: float) -> Scores:
     """What the card says of an evaluation."""
-    windows = labelled.windows
+    windows, dropped = labelled.windows, labelled.report.dropped_questions
     report = failure_report(
         windows.questions,
         windows.contexts,
@@ -132,15 +132,13 @@ def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: fl
         threshold,
         worst=0,
     )
-    notes = []
-    if labelled.report.dropped_questions:
-        notes.append(
-            f"{labelled.report.dropped_questions:,} questions of the file were left out, since "
-            "their answers do not stand in their text."
-        )
+    note = (
+        f"{dropped:,} questions of the file were left out, since their answers do not stand in "
+        "their text."
+    )
     source = DataFile(str(labelled.file), sha256_of(labelled.file), len(windows.questions))
     when = "when it was exported, in float32"
-    return Scores(source, when, result.figures, threshold, report, notes)
+    return Scores(source, when, result.figures, threshold, report, [note] if dropped else [])
 
 
 def _variant(file: Path, results: Mapping[str, EvaluationResult]) -> Variant:

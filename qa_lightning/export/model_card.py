@@ -43,10 +43,10 @@ class CardMetadata:
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the forms in which the model was written.
+    """A file in which the model was written.
 
     Attributes:
-        file: Name of the file.
+        file: Its name.
         what: What it is.
         size: Bytes.
         figures: Exact match and F1 on the questions that all variants were scored on, if any were.
@@ -62,15 +62,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that goes into a card.
-
-    Attributes:
-        metadata: What the person who exports it says.
-        trained: The model.
-        training: What is known of its training.
-        scores: What was scored when it was exported; None if nothing was.
-        variants: The variants in which it was written, the first one the original.
-    """
+    """All that goes into a card: `scores` of the export, `variants` with the original first."""
 
     metadata: CardMetadata
     trained: TrainedModel

@@ -51,11 +51,9 @@ class _Graph(nn.Module):
 
 
 def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
-    """Write a model as ONNX in float32, for any number of windows of any length.
+    """Write a model as one ONNX file in float32, for any number of windows of any length.
 
-    Args:
-        encoder: The plain model, as `TrainedModel.load` gives it; it is left in evaluation mode.
-        path: The file; it holds the weights too.
+    The encoder is the plain model, as `TrainedModel.load` gives it; it is left in evaluation mode.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -85,10 +83,6 @@ def quantise(path: Path, target: Path) -> None:
 
     Weights are rounded once, those of a product channel by channel. Activations are rounded as they
     come, by their range in the whole batch: a window's logits depend a little on its neighbours.
-
-    Args:
-        path: What `write_onnx` wrote.
-        target: The file to write.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.

@@ -12,11 +12,9 @@ from qa_lightning.errors import UserError
 def check_upload(name: str) -> None:
     """Refuse an upload that cannot work, before anything else is done.
 
-    Args:
-        name: OWNER/NAME, or NAME for a model of one's own.
-
     Raises:
-        UserError: the name is none, the network is forbidden, or nobody is logged in.
+        UserError: `name` is neither OWNER/NAME nor NAME (for a model of one's own), the network is
+            forbidden, or nobody is logged in.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
@@ -38,13 +36,7 @@ def check_upload(name: str) -> None:
 def upload(
     folder: Path, name: str, *, private: bool = False, log: Callable[[str], Any] = lambda line: None
 ) -> None:
-    """Upload a folder as a model of the hub, which is made if there is none of that name.
-
-    Args:
-        folder: What `export` wrote.
-        name: See `check_upload`.
-        private: Make it private, if it is new.
-        log: Receives a line with the model's address.
+    """Upload what `export` wrote as a model of the hub; it is created, `private` or not, if needed.
 
     Raises:
         UserError: see `check_upload`; or the hub cannot be reached, or refuses.

@@ -107,11 +107,7 @@ def score_all(
 ) -> dict[str, EvaluationResult]:
     """Score every variant on the same questions, and log what came out.
 
-    Args:
-        variants: The logits of each, by file name; the original, `WEIGHTS`, comes first.
-        settings: What they are used with.
-        labelled: The questions.
-        log: Receives lines.
+    `variants` holds the logits of each by file name; the original, `WEIGHTS`, comes first.
     """
     results: dict[str, EvaluationResult] = {}
     count = len(labelled.windows.questions)
@@ -128,7 +124,7 @@ def score_all(
 
 
 def compare_onnx(variants: Mapping[str, Logits], settings: InferenceSettings, log: Log) -> None:
-    """Compare the ONNX variants of a model with torch's on `QUESTIONS`; arguments as `score_all`.
+    """Compare the ONNX variants of a model with torch's on `QUESTIONS`, and log what came out.
 
     Raises:
         UserError: the logits of the float32 variant differ by more than `TOLERANCE`.

@@ -73,15 +73,9 @@ class Answerer:
         batch_size: int = EVAL_BATCH_SIZE,
         max_answer_tokens: int = MAX_ANSWER_TOKENS,
     ) -> None:
-        """Put an answerer together.
+        """Put an answerer together from a model's logits and what it is used with.
 
-        Args:
-            logits: The model; see `qa_lightning.model.logits.model_logits`.
-            tokenizer: Its tokenizer.
-            windows: How questions and contexts become windows.
-            threshold: The null threshold.
-            batch_size: Windows in a batch, at least 1.
-            max_answer_tokens: Longest answer, at least 1.
+        `threshold` is the null threshold, `batch_size` counts windows; both sizes are at least 1.
         """
         for name, value in (("batch_size", batch_size), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:

@@ -19,13 +19,7 @@ MAX_WAITING = 256
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request to the service may hold.
-
-    Attributes:
-        body: Bytes of a body.
-        context: Characters of a context.
-        question: Characters of a question.
-    """
+    """What a request to the service may hold: bytes of a body, characters of the texts."""
 
     body: int = 1_000_000
     context: int = 100_000

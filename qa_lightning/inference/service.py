@@ -47,11 +47,7 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application.
 
-    Args:
-        batcher: What answers.
-        limits: What a request may hold.
-        host_names: Names under which the service may be called, besides `localhost` and IP
-            addresses.
+    Besides `localhost` and IP addresses, clients may call it by `host_names`.
     """
     limits = limits or Limits()
     app = FastAPI(

@@ -25,14 +25,7 @@ def answer_windows(
 ) -> Answers:
     """Best spans and null scores of all questions of some windows, as evaluation finds them.
 
-    Args:
-        logits: The model.
-        windows: At least one window.
-        batch_size: Windows in a batch.
-        max_answer_tokens: Longest answer.
-
-    Returns:
-        The answers in the order of the questions, `N_BEST` spans each.
+    They come in the order of the questions, `N_BEST` spans each. `batch_size` counts windows.
     """
     dataset = WindowDataset(windows, with_offsets=True)
     batches = []

@@ -14,9 +14,6 @@ from qa_lightning.errors import UserError
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Open a checkpoint of this project without reading its weights into memory.
 
-    Args:
-        path: A file that `fit` wrote.
-
     Raises:
         UserError: it does not exist, is damaged, holds code, or is not one of ours.
     """

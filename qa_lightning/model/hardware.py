@@ -11,14 +11,7 @@ import torch
 
 
 def choose_precision(accelerator: str) -> tuple[str, str]:
-    """Choose the trainer's precision from the hardware.
-
-    Args:
-        accelerator: The trainer's accelerator, "auto" for the best available.
-
-    Returns:
-        A precision by Lightning's name, and the reason in words.
-    """
+    """Choose a precision, by Lightning's name, for an accelerator; with the reason in words."""
     wants_cuda = accelerator in ("auto", "gpu", "cuda")
     if wants_cuda and torch.cuda.is_available():
         name = torch.cuda.get_device_name()

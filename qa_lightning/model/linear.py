@@ -17,13 +17,7 @@ from qa_lightning.model import hardware
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, as a convolution where that is faster.
 
-    Args:
-        input: `[..., features]`.
-        weight: `[outputs, features]`.
-        bias: `[outputs]`.
-
-    Returns:
-        `[..., outputs]`.
+    Shapes: `[..., features]`, `[outputs, features]` and `[outputs]` to `[..., outputs]`.
     """
     if not (
         input.device.type == "cpu"

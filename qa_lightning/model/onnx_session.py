@@ -36,9 +36,6 @@ def onnx_logits(path: Path) -> Logits:
 
     It uses as many threads as torch does, and several threads may call it at once.
 
-    Args:
-        path: The file.
-
     Raises:
         UserError: onnxruntime is not installed, or the file is not such a model.
     """

@@ -24,9 +24,6 @@ def load_tokenizer(source: str) -> FastTokenizer:
     It neither truncates nor pads unless asked to, whatever settings came with it, gives no token
     types, and its `model_max_length` is the number of positions of the model beside it.
 
-    Args:
-        source: See `qa_lightning.model.pretrained.resolve`.
-
     Raises:
         UserError: there is no tokenizer, no fast one, or it has no [CLS], [SEP] or [PAD] token.
     """
