@@ -70,7 +70,8 @@ def main() -> int:
     note = (
         f"{len(windows):,} windows of {windows.questions.num_rows:,} questions, null threshold "
         f"{trained.settings.effective_null_threshold:.4f}, from windows to scores. Logits of ONNX "
-        f"in float32 differ from torch's by {off:.1e} at most. torch threads: {torch.get_num_threads()}."
+        f"in float32 differ from torch's by {off:.1e} at most. torch threads: "
+        f"{torch.get_num_threads()}."
     )
     record("ONNX beside torch", rows, note, to_file=given.record)
     return 0
