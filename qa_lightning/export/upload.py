@@ -65,14 +65,14 @@ def _reason(error: Exception) -> str:
     """What went wrong, and what to do about it."""
     from httpx2 import TransportError
 
-    said = str(getattr(error, "server_message", None) or error).strip().rstrip(".")
+    reason = str(getattr(error, "server_message", None) or error).strip().rstrip(".")
     if isinstance(error, TransportError):
-        return f"{said}. Is there a network?"
+        return f"{reason}. Is there a network?"
     status = getattr(getattr(error, "response", None), "status_code", None)
     advice = {
-        400: f"it refused what was sent: {said}.",
+        400: f"it refused what was sent: {reason}.",
         401: "it does not know the token. Run `hf auth login`, or set HF_TOKEN.",
         403: "the token may not write there. Make one that may, or take another owner or name.",
         404: "there is no such place for this token. Is the owner's name right?",
     }
-    return advice.get(status or 0, f"{said} (status {status})." if status else f"{said}.")
+    return advice.get(status or 0, f"{reason} (status {status})." if status else f"{reason}.")

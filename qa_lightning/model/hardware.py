@@ -56,7 +56,7 @@ def mkl_leaves_width_unused() -> bool:
 
 
 def _cpu_info() -> str:
-    """What Linux says of the CPU; "" elsewhere."""
+    """Linux's description of the CPU; "" elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
