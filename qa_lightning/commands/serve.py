@@ -24,11 +24,8 @@ examples:
 """
 
 CPU_BATCH = 8
-"""Windows that go through the model at once on a CPU.
-
-The few questions of a batch differ in length. Sorted and in small parts they need half the time
-that they take padded to the longest of all; a GPU has time to spare for padding.
-"""
+"""Windows in a batch on a CPU. Sorted by length, in small batches, the few windows that are answered
+together take half the time that they take padded to the longest."""
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
 Milliseconds = restricted_number_type("Milliseconds", float, [(">=", 0), ("<=", 1000)])

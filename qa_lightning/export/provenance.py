@@ -26,10 +26,7 @@ SQUAD = "rajpurkar/squad_v2"
 class DataFile:
     """Questions that were trained on or scored, as far as they are known.
 
-    Attributes:
-        name: A path, a URL or the name of a hub dataset.
-        sha256: Digest of the content.
-        questions: How many there were.
+    `name` is a path, a URL or the name of a hub dataset, `sha256` the digest of the content.
     """
 
     name: str
@@ -110,7 +107,7 @@ class Training:
 
     @property
     def precision(self) -> str | None:
-        """What was computed with, as Lightning names it."""
+        """The precision of training, by Lightning's name."""
         return self.record.get("precision") or self.trainer.get("precision")
 
     def source(self, split: str) -> DataFile | None:

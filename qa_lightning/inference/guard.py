@@ -30,7 +30,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, host_names: Sequence[str]) -> None:
-        """Guard `app`, which may be called by these names besides `localhost`."""
+        """Guard `app`, which clients may call by these names besides `localhost`."""
         self.app = app
         self.host_names = {"localhost", *(name.lower() for name in host_names)}
 

@@ -104,11 +104,7 @@ class TrainedModel:
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> TrainedModel:
-        """Load a checkpoint that `fit` wrote.
-
-        Raises:
-            UserError: see `read_checkpoint`.
-        """
+        """Load a checkpoint that `fit` wrote; it raises what `read_checkpoint` raises."""
         content = read_checkpoint(path)
         encoder = build_encoder(content["hyper_parameters"]["encoder_config"], str(path))
         weights = {
