@@ -24,8 +24,8 @@ examples:
 """
 
 CPU_BATCH = 8
-"""Windows in a batch on a CPU. Sorted by length, in small batches, the few windows that are answered
-together take half the time that they take padded to the longest."""
+"""Windows in a batch on a CPU. Sorted by length, in small batches, windows answered together take
+half the time that they take padded to the longest."""
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
 Milliseconds = restricted_number_type("Milliseconds", float, [(">=", 0), ("<=", 1000)])
