@@ -1,7 +1,7 @@
-"""Claim: on a CPU packed windows attend fastest one by one, and in float32.
+"""Claim: on a CPU packed windows attend fastest one at a time, and in float32.
 
 Times one layer's attention, forward and backward, over one row of packed windows with lengths like
-SQuAD's. The ways take turns in one process; a block mask is what one would try first.
+SQuAD's. The variants take turns in one process; a block mask is the obvious first attempt.
 
     python benchmarks/attention.py [--heads 12 --size 32 --windows 32]
 """
@@ -34,26 +34,26 @@ def packing_of(lengths: np.ndarray) -> tuple[Packing, Tensor]:
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Torch's attention in the precision that it is given."""
+    """Torch's attention in the type of its input."""
     attend = nn.functional.scaled_dot_product_attention
     return attend(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
-def ways(packing: Packing, mask: Tensor) -> dict[str, Attention]:
-    """Every way to attend, by name."""
-    cells, ends = packing.indices, packing.cu_seqlens
-    segment = torch.searchsorted(ends, torch.arange(len(cells), dtype=ends.dtype), right=True)
+def variants(packing: Packing, mask: Tensor) -> dict[str, Attention]:
+    """Every variant of attention, by name."""
+    indices, ends = packing.indices, packing.cu_seqlens
+    segment = torch.searchsorted(ends, torch.arange(len(indices), dtype=ends.dtype), right=True)
     block = segment[:, None] == segment
     lengths = [length for length in ends.diff().tolist() if length]
 
-    def as_given(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def loop_in_input_type(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts = (part.split(lengths, dim=2) for part in (query, key, value))
         return torch.cat([plain(*window, None) for window in zip(*parts, strict=True)], dim=1)
 
     return {
         "loop": lambda *row: _loop(*row, ends, 0.0),
-        "loop, in the numbers given": as_given,
-        "pad": lambda *row: _pad(*row, cells, mask, 0.0),
+        "loop, in the input's type": loop_in_input_type,
+        "pad": lambda *row: _pad(*row, indices, mask, 0.0),
         "block mask": lambda *row: _attend(*row, block, 0.0),
     }
 
@@ -79,7 +79,7 @@ def main() -> int:
         seconds: dict[str, list[float]] = {}
         results = {}
         for turn in range(given.rounds + 1):
-            for name, attend in ways(packing, mask).items():
+            for name, attend in variants(packing, mask).items():
                 begin = time.perf_counter()
                 out = attend(*(part.transpose(1, 2) for part in row))
                 gradients = torch.autograd.grad(out, row, grad)
@@ -91,8 +91,8 @@ def main() -> int:
             error = (results[name] - results["loop"]).abs().max().item()
             rows.append(
                 {
-                    "numbers": str(dtype).removeprefix("torch."),
-                    "way": name,
+                    "type": str(dtype).removeprefix("torch."),
+                    "variant": name,
                     "ms": f"{1000 * statistics.median(found):.0f}",
                     "times loop": f"{statistics.median(found) / base:.2f}",
                     "largest difference": f"{error:.0e}",

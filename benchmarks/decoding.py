@@ -28,7 +28,7 @@ from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.windows import WindowSettings, make_windows
 from qa_lightning.evaluation.spans import spans_of_windows, word_boundaries
-from qa_lightning.model.encoder import load_tokenizer
+from qa_lightning.model.tokenizer import load_tokenizer
 from qa_lightning.training.module import QuestionAnsweringModule
 
 BATCH_SIZE = 64

@@ -1,7 +1,8 @@
-"""Claim: as ONNX a model gives the same answers, and rounded to int8 nearly the same.
+"""Claim: as ONNX a model gives the same answers, and quantised to int8 nearly the same.
 
 Exports a trained model and answers the questions of a SQuAD-format file with torch in float32 and
-bfloat16, with ONNX in float32 and with weights of 8 bits: scores, equal answers, windows a second.
+bfloat16, with ONNX in float32 and with weights of 8 bits: scores, equal answers, windows per
+second.
 
     python benchmarks/exporting.py --model lightning_logs/version_0 --data dev-2k.json
 """
@@ -17,9 +18,10 @@ from pathlib import Path
 import torch
 from report import record
 
-from qa_lightning.export.hub_folder import INT8, ONNX, read_labelled, same_answers, score
-from qa_lightning.export.onnx import largest_difference, onnx_logits, quantise, write_onnx
-from qa_lightning.inference.answerer import Logits, model_logits
+from qa_lightning.export.onnx import largest_difference, quantise, write_onnx
+from qa_lightning.export.variants import INT8, ONNX, read_labelled, same_answers, score
+from qa_lightning.model.logits import Logits, model_logits
+from qa_lightning.model.onnx_session import onnx_logits
 from qa_lightning.model.trained_model import TrainedModel
 
 
@@ -31,42 +33,45 @@ def main() -> int:
     given = parser.parse_args()
 
     trained = TrainedModel.load(given.model)
-    windows, _ = read_labelled(given.data, trained)
+    windows = read_labelled(given.data, trained.settings).windows
     with tempfile.TemporaryDirectory() as temporary:
-        plain, rounded = Path(temporary) / ONNX, Path(temporary) / INT8
+        plain, quantised = Path(temporary) / ONNX, Path(temporary) / INT8
         write_onnx(trained.encoder, plain)
-        quantise(plain, rounded)
-        sizes = {path.name: path.stat().st_size / 1e6 for path in (plain, rounded)}
+        quantise(plain, quantised)
+        sizes = {path.name: path.stat().st_size / 1e6 for path in (plain, quantised)}
         weights = 4e-6 * sum(weight.numel() for weight in trained.encoder.parameters())
-        forms: dict[str, tuple[Logits, float]] = {
+        variants: dict[str, tuple[Logits, float]] = {
             "torch, float32": (model_logits(trained.encoder, "cpu", "32-true"), weights),
             "torch, bf16-mixed": (model_logits(trained.encoder, "cpu", "bf16-mixed"), weights),
             "ONNX, float32": (onnx_logits(plain), sizes[ONNX]),
-            "ONNX, int8": (onnx_logits(rounded), sizes[INT8]),
+            "ONNX, int8": (onnx_logits(quantised), sizes[INT8]),
         }
         rows, original = [], None
-        for name, (logits, size) in forms.items():
+        for name, (logits, size) in variants.items():
             begin = time.perf_counter()
-            outcome = score(logits, trained, windows)
+            result = score(logits, trained.settings, windows)
             seconds = time.perf_counter() - begin
-            original = original or outcome
-            same = same_answers(outcome.verdicts, original.verdicts) / len(outcome.verdicts)
+            original = original or result
+            same = same_answers(result.verdicts, original.verdicts) / len(result.verdicts)
             rows.append(
                 {
-                    "form": name,
-                    "EM": f"{outcome.figures['exact']:.2f}",
-                    "F1": f"{outcome.figures['f1']:.2f}",
+                    "variant": name,
+                    "EM": f"{result.figures['exact']:.2f}",
+                    "F1": f"{result.figures['f1']:.2f}",
                     "same answers": f"{100 * same:.2f} %",
                     "windows/s": f"{len(windows) / seconds:.1f}",
                     "MB": f"{size:.1f}",
                 }
             )
             print(rows[-1], file=sys.stderr)
-        off = largest_difference(forms["torch, float32"][0], forms["ONNX, float32"][0], windows)
+        off = largest_difference(
+            variants["torch, float32"][0], variants["ONNX, float32"][0], windows
+        )
     note = (
         f"{len(windows):,} windows of {windows.questions.num_rows:,} questions, null threshold "
-        f"{trained.null_threshold or 0.0:.4f}, from windows to scores. Logits of ONNX in float32 "
-        f"differ from torch's by {off:.1e} at most. torch threads: {torch.get_num_threads()}."
+        f"{trained.settings.effective_null_threshold:.4f}, from windows to scores. Logits of ONNX "
+        f"in float32 differ from torch's by {off:.1e} at most. torch threads: "
+        f"{torch.get_num_threads()}."
     )
     record("ONNX beside torch", rows, note, to_file=given.record)
     return 0

@@ -1,6 +1,6 @@
 """Claim: on an AMD CPU with AVX-512, float32 products are faster as convolutions than as products.
 
-Multiplies tokens with the weights of a layer of MiniLM-L6 and of DistilBERT in both ways, which
+Multiplies tokens with the weights of a layer of MiniLM-L6 and of DistilBERT in both variants, which
 take turns: forward, and forward and backward. The error is against float64.
 
     python benchmarks/linear.py [--record]
@@ -22,19 +22,21 @@ from qa_lightning.model.linear import linear
 
 TOKENS = 16 * 176
 SHAPES = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))
-WAYS = {"product": False, "convolution": True}
+VARIANTS = {"product": False, "convolution": True}
 
 
 def seconds(features: int, outputs: int, backward: bool, rounds: int) -> dict[str, float]:
-    """Median time of each way."""
+    """Median time of each variant."""
     inputs = torch.randn(TOKENS, features, requires_grad=backward)
     weight = torch.randn(outputs, features, requires_grad=backward)
     bias = torch.randn(outputs, requires_grad=backward)
     gradient = torch.randn(TOKENS, outputs)
-    taken: dict[str, list[float]] = {name: [] for name in WAYS}
+    taken: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds + 1):
-        for name, convolution in WAYS.items():
-            with patch.object(hardware, "mkl_leaves_width_unused", lambda way=convolution: way):
+        for name, convolution in VARIANTS.items():
+            with patch.object(
+                hardware, "mkl_leaves_width_unused", lambda chosen=convolution: chosen
+            ):
                 begin = time.perf_counter()
                 result = linear(inputs, weight, bias)
                 if backward:
@@ -64,14 +66,14 @@ def main() -> int:
         for title, backward in (("forward", False), ("forward and backward", True)):
             found = seconds(features, outputs, backward, given.rounds)
             operations = 2 * TOKENS * features * outputs * (3 if backward else 1)
-            for name in WAYS:
+            for name in VARIANTS:
                 row[f"{title}: {name}, GFLOP/s"] = f"{operations / found[name] / 1e9:.0f}"
             row[f"{title}: times"] = f"{found['product'] / found['convolution']:.2f}"
-        for name, convolution in WAYS.items():
+        for name, convolution in VARIANTS.items():
             row[f"error of the {name}"] = f"{error(features, outputs, convolution):.0e}"
         rows.append(row)
-    taken = "convolution" if hardware.mkl_leaves_width_unused() else "product"
-    note = f"{TOKENS:,} tokens, float32, medians of {given.rounds}. Taken here: the {taken}."
+    used = "convolution" if hardware.mkl_leaves_width_unused() else "product"
+    note = f"{TOKENS:,} tokens, float32, medians of {given.rounds}. Used here: the {used}."
     record("Linear layers in float32", rows, note, to_file=given.record)
     return 0
 

@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerFast
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.window_cache import open_windows
 from qa_lightning.data.windows import Windows
-from qa_lightning.model.encoder import load_tokenizer
+from qa_lightning.model.tokenizer import load_tokenizer
 from qa_lightning.training.datamodule import SquadDataModule
 
 WINDOW = 384

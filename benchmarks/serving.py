@@ -1,9 +1,9 @@
-"""Claim: the service answers more questions a second when it answers together those that wait.
+"""Claim: the service answers more questions per second when it batches those that wait.
 
 Starts `serve` twice, each in a process of its own: with dynamic batching as it comes, and with
-`--max_batch 1`, one question after the other. Clients in threads of this process, each with a
-connection that stays open, ask questions of a file as fast as they get answers; first one service,
-then the other, and so on in turns. Every answer is compared with that of `Answerer`.
+`--max_batch 1`, one question at a time. Clients in threads of this process, each with a connection
+that stays open, ask questions of a file as fast as they get answers; the services take turns. Every
+answer is compared with that of `Answerer`.
 
     python benchmarks/serving.py --model lightning_logs/version_0 --data dev-2k.json
 """
@@ -33,8 +33,8 @@ from report import record
 from qa_lightning.inference.answerer import Answerer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WAYS = {"together": [], "one after the other": ["--max_batch", "1"]}
-"""What the two services are, and their options."""
+VARIANTS = {"together": [], "one at a time": ["--max_batch", "1"]}
+"""Names and options of the two services."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ def load(address: str, asked: Sequence[Asked], clients: int, expected: Sequence[
     )
 
 
-def row(way: str, clients: int, rounds: Sequence[Round]) -> dict[str, str]:
+def row(variant: str, clients: int, rounds: Sequence[Round]) -> dict[str, str]:
     """Medians over rounds."""
     rates = [len(one.latencies) / one.seconds for one in rounds]
     percentiles = [np.percentile(one.latencies, [50, 99]) * 1000 for one in rounds]
     middle, late = np.median(percentiles, axis=0)
     return {
-        "answered": way,
+        "answered": variant,
         "clients": str(clients),
         "requests/s": f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})",
         "median, ms": f"{middle:.0f}",
@@ -158,16 +158,17 @@ def main() -> int:
     with ExitStack() as stack:
         precision = [] if given.precision is None else ["--precision", given.precision]
         services = {
-            way: start(given.model, [*options, *precision], stack) for way, options in WAYS.items()
+            variant: start(given.model, [*options, *precision], stack)
+            for variant, options in VARIANTS.items()
         }
         for address in services.values():
             load(address, asked[:32], max(given.clients), expected[:32])  # warm up
         for clients in given.clients:
-            taken: dict[str, list[Round]] = {way: [] for way in WAYS}
+            taken: dict[str, list[Round]] = {variant: [] for variant in VARIANTS}
             for _ in range(given.rounds):
-                for way, address in services.items():
-                    taken[way].append(load(address, asked, clients, expected))
-            rows += [row(way, clients, results) for way, results in taken.items()]
+                for variant, address in services.items():
+                    taken[variant].append(load(address, asked, clients, expected))
+            rows += [row(variant, clients, results) for variant, results in taken.items()]
             rounds += [one for results in taken.values() for one in results]
     title = "The service under load"
     note = (

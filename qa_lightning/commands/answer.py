@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from qa_lightning.commands.arguments import Parser, add_model_options, number, quieten
+from jsonargparse import Namespace
+from jsonargparse.typing import restricted_number_type
+
+from qa_lightning.commands.parser import CommandParser, add_model_options, quiet_transformers
 from qa_lightning.errors import UserError
+from qa_lightning.model.defaults import N_BEST
 
 if TYPE_CHECKING:
     from qa_lightning.inference.answerer import Answer, Answerer
@@ -27,6 +31,8 @@ examples:
   python -m qa_lightning answer MODEL --input dev.json > answers.jsonl
 """
 
+Candidates = restricted_number_type("Candidates", int, [(">=", 0), ("<=", N_BEST)])
+
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
@@ -38,7 +44,7 @@ def run(arguments: list[str]) -> int:
     if options.input is None and options.question is None and options.context == "-":
         raise UserError("--context - reads the context where questions would be typed: give one")
     context = None if options.context is None else _context(options.context)
-    quieten()
+    quiet_transformers()
     from qa_lightning.inference.answerer import Answerer
 
     answerer = Answerer.from_pretrained(
@@ -58,12 +64,9 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m qa_lightning answer",
-        description="Answer questions about a text, or say that the text holds no answer.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "answer", "Answer questions about a text, or say that the text holds no answer.", EXAMPLES
     )
     parser.add_argument(
         "--question", action="append", help="what to ask; may be given several times"
@@ -82,11 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print answers as JSON lines")
     parser.add_argument(
-        "--top_k",
-        type=number(int, "from 0 to 20", lambda value: 0 <= value <= 20),
-        default=1,
-        metavar="N",
-        help="show so many candidates (default: 1)",
+        "--top_k", type=Candidates, default=1, metavar="N", help="show so many candidates"
     )
     add_model_options(parser)
     return parser
@@ -96,11 +95,12 @@ def _context(given: str) -> str:
     """The text that is meant: of a file, of standard input, or as it stands."""
     if given == "-":
         return _decoded(sys.stdin.buffer.read(), "standard input")
-    path = Path(given).expanduser()
+    path = Path(given)
     try:
+        path = path.expanduser()
         if path.is_file():
             return _decoded(path.read_bytes(), given)
-    except (OSError, ValueError):  # no file can have such a name: it is a text
+    except (OSError, RuntimeError, ValueError):  # no file can have such a name: it is a text
         pass
     looks_like_a_path = not any(character.isspace() for character in given)
     if looks_like_a_path and ("/" in given or path.suffix):
@@ -115,7 +115,7 @@ def _decoded(content: bytes, name: str) -> str:
         raise UserError(f"{name} is not text in UTF-8: {error}") from error
 
 
-def _converse(answerer: Answerer, context: str, options: argparse.Namespace) -> None:
+def _converse(answerer: Answerer, context: str, options: Namespace) -> None:
     """Ask for questions until there are no more."""
     if _typed(options):
         print("Ask about the text; an empty line or Ctrl-D ends.", file=sys.stderr)
@@ -134,12 +134,12 @@ def _converse(answerer: Answerer, context: str, options: argparse.Namespace) -> 
             print(f"error: {error}", file=sys.stderr)
 
 
-def _typed(options: argparse.Namespace) -> bool:
-    """Whether the question stands on the screen already."""
+def _typed(options: Namespace) -> bool:
+    """Whether the question is on the screen already."""
     return sys.stdin.isatty() if options.question is None else len(options.question) == 1
 
 
-def _show(question: str, context: str, answer: Answer, options: argparse.Namespace) -> None:
+def _show(question: str, context: str, answer: Answer, options: Namespace) -> None:
     if options.json:
         print(json.dumps({"question": question, **asdict(answer)}, ensure_ascii=False), flush=True)
         return
@@ -155,18 +155,22 @@ def _show(question: str, context: str, answer: Answer, options: argparse.Namespa
         print(f"  {answer.no_answer_probability:4.0%}  no answer", flush=True)
 
 
+Asked = tuple[Any, str, str]
+"""Id (anything that JSON knows), question and context."""
+
+
 def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
     """Answer all questions of a file, in its order, as JSON lines."""
-    squad = name.endswith((".json", ".gz"))
-    for batch in [list(_squad(name))] if squad else _in_parts(_json_lines(name)):
-        found = answerer([one[1] for one in batch], [one[2] for one in batch], top_k=top_k)
-        for (identity, question, _), answer in zip(batch, found, strict=True):
+    if name.endswith((".json", ".gz")):
+        asked, at_once = _squad(name), None
+    else:
+        asked, at_once = _json_lines(name), AT_ONCE
+    while batch := list(islice(asked, at_once)):
+        ids, questions, contexts = zip(*batch, strict=True)
+        found = answerer(questions, contexts, top_k=top_k)
+        for identity, question, answer in zip(ids, questions, found, strict=True):
             line = {"id": identity, "question": question, **asdict(answer)}
             print(json.dumps(line, ensure_ascii=False))
-
-
-Asked = tuple[Any, str, str]
-"""Id, question and context."""
 
 
 def _squad(name: str) -> Iterator[Asked]:
@@ -182,14 +186,10 @@ def _squad(name: str) -> Iterator[Asked]:
 
 
 def _json_lines(name: str) -> Iterator[Asked]:
-    file: IO[bytes]
-    if name == "-":
-        file = sys.stdin.buffer
-    else:
-        try:
-            file = Path(name).expanduser().open("rb")
-        except OSError as error:
-            raise UserError(f"--input {name}: {error.strerror}") from error
+    try:
+        file = sys.stdin.buffer if name == "-" else Path(name).expanduser().open("rb")
+    except OSError as error:
+        raise UserError(f"--input {name}: {error.strerror}") from error
     with file:
         for number, line in enumerate(file, start=1):
             where = f"{name}: line {number}"
@@ -200,20 +200,8 @@ def _json_lines(name: str) -> Iterator[Asked]:
                 record = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where} is not JSON: {error}") from error
-            wanted = ("question", "context")
-            if not isinstance(record, dict) or not all(
-                isinstance(record.get(key), str) and record[key].strip() for key in wanted
-            ):
+            fields = record if isinstance(record, dict) else {}
+            texts = (fields.get("question"), fields.get("context"))
+            if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise UserError(f'{where}: give an object with the texts "question" and "context"')
-            yield record.get("id"), record["question"], record["context"]
-
-
-def _in_parts(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
-    part: list[Asked] = []
-    for one in asked:
-        part.append(one)
-        if len(part) == AT_ONCE:
-            yield part
-            part = []
-    if part:
-        yield part
+            yield fields.get("id"), fields["question"], fields["context"]

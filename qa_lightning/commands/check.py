@@ -128,7 +128,7 @@ def _tokenizer(
     """The tokenizer, or None and why there is none."""
     if asked == NO_TOKENIZER:
         return None, f"not counted (--tokenizer {NO_TOKENIZER})"
-    from qa_lightning.model.encoder import load_tokenizer
+    from qa_lightning.model.tokenizer import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(asked or TOKENIZER)

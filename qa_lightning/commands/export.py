@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from qa_lightning.commands.arguments import Parser, quieten
+from qa_lightning.commands.parser import CommandParser, quiet_transformers
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
@@ -28,41 +27,39 @@ def run(arguments: list[str]) -> int:
         )
     if options.private and options.push is None:
         raise UserError("--private is about the hub: give --push NAME too")
-    quieten()
+    quiet_transformers()
     from qa_lightning.export.hub_folder import export
     from qa_lightning.export.model_card import CardMetadata
     from qa_lightning.export.upload import check_upload, upload
 
     if options.push is not None:
         check_upload(options.push)
+    metadata = CardMetadata(
+        name=options.name or options.push or options.out.resolve().name,
+        **{name: options[name] for name in ("license", "language", "base_model")},
+        notes=None if options.notes is None else _text(options.notes),
+    )
     export(
         options.model,
         options.out,
-        CardMetadata(
-            name=options.name or options.push or options.out.resolve().name,
-            license=options.license,
-            language=options.language,
-            base_model=options.base_model,
-            notes=None if options.notes is None else _text(options.notes),
-        ),
+        metadata,
         data=options.data,
         onnx=options.onnx,
         int8=options.int8,
         overwrite=options.overwrite,
-        say=print,
+        log=print,
     )
     if options.push is not None:
-        upload(options.out, options.push, private=options.private, say=print)
+        upload(options.out, options.push, private=options.private, log=print)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m qa_lightning export",
-        description="Write a model as a Hugging Face folder: weights, tokenizer, null threshold "
-        "and a model card; if asked for, as ONNX too, and onto the hub.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "export",
+        "Write a model as a Hugging Face folder: weights, tokenizer, null threshold and a model "
+        "card; if asked for, as ONNX too, and onto the hub.",
+        EXAMPLES,
     )
     parser.add_argument(
         "model",
@@ -87,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="and model_int8.onnx: a quarter of the size, scored on --data beside the original",
     )
     card = parser.add_argument_group("what the model card cannot know")
-    card.add_argument("--name", help="the model's name (default: that of --push, else of OUT)")
+    card.add_argument("--name", help="the model's name; by default that of --push, else of OUT")
     card.add_argument("--license", help="its licence, as the hub names it, such as apache-2.0")
     card.add_argument("--language", help="code of its language, such as en")
     card.add_argument("--base_model", metavar="NAME", help="the hub's name of the encoder")

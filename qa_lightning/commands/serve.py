@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
-from qa_lightning.commands.arguments import Parser, add_model_options, number, quieten
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt, restricted_number_type
+
+from qa_lightning.commands.parser import CommandParser, add_model_options, quiet_transformers
 from qa_lightning.errors import UserError
+from qa_lightning.inference.defaults import MAX_BATCH, MAX_WAIT, MAX_WAITING, Limits
+from qa_lightning.model.defaults import EVAL_BATCH_SIZE
 
 EXAMPLES = """\
 examples:
@@ -20,14 +24,11 @@ examples:
 """
 
 CPU_BATCH = 8
-"""Windows that go through the model at once on a CPU.
+"""Windows in a batch on a CPU. Sorted by length, in small batches, windows answered together take
+half the time that they take padded to the longest."""
 
-The few questions of a batch differ in length. Sorted and in small parts they need half the time
-that they take padded to the longest of all; a GPU has time to spare for padding.
-"""
-
-GRACE = 10
-"""Seconds that open requests are given when the service is ended."""
+Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
+Milliseconds = restricted_number_type("Milliseconds", float, [(">=", 0), ("<=", 1000)])
 
 
 def run(arguments: list[str]) -> int:
@@ -36,28 +37,29 @@ def run(arguments: list[str]) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise UserError(f"serve needs {' and '.join(missing)}: pip install 'qa-lightning[serve]'")
-    # Taken before the model is loaded: a port in use is told at once.
-    with _listen(options.host, options.port) as listener:
+    # Taken before the model is loaded: a port in use is reported at once. getaddrinfo takes no
+    # subclass of int, such as Port.
+    with _listen(options.host, int(options.port)) as listener:
         _serve(listener, options)
     return 0
 
 
-def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
+def _serve(listener: socket.socket, options: Namespace) -> None:
     import uvicorn
 
-    from qa_lightning.inference.answerer import BATCH_SIZE, Answerer
+    from qa_lightning.inference.answerer import Answerer
     from qa_lightning.inference.batcher import Batcher
-    from qa_lightning.inference.service import Limits, create_app
+    from qa_lightning.inference.service import create_app
     from qa_lightning.model.hardware import best_device
 
-    quieten()
+    quiet_transformers()
     device = options.device or best_device()
     answerer = Answerer.from_pretrained(
         options.model,
         device=options.device,
         precision=options.precision,
         threshold=options.threshold,
-        batch_size=CPU_BATCH if device.startswith("cpu") else BATCH_SIZE,
+        batch_size=CPU_BATCH if device.startswith("cpu") else EVAL_BATCH_SIZE,
     )
     limits = Limits(body=options.max_body, context=options.max_context)
     with Batcher(
@@ -73,7 +75,7 @@ def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
                 lifespan="off",
                 ws="none",
                 server_header=False,
-                timeout_graceful_shutdown=GRACE,
+                timeout_graceful_shutdown=10,  # seconds for open requests
             )
         )
         print(f"Answering at {_address(listener)} (Ctrl-C ends)", flush=True)
@@ -81,27 +83,21 @@ def _serve(listener: socket.socket, options: argparse.Namespace) -> None:
             server.run(sockets=[listener])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m qa_lightning serve",
-        description="Answer questions over HTTP, with a page for the browser. Only this machine "
-        "can reach it, unless --host says otherwise; whoever can reach it may ask.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "serve",
+        "Answer questions over HTTP, with a page for the browser. Only this machine can reach it, "
+        "unless --host says otherwise; whoever can reach it may ask.",
+        EXAMPLES,
     )
-    positive = number(int, "1 or more", lambda value: value >= 1)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen at; 0.0.0.0 lets the whole network ask (default: %(default)s)",
+        help="address to listen at; 0.0.0.0 lets the whole network ask",
     )
     parser.add_argument(
-        "--port",
-        type=number(int, "a port from 0 to 65535", lambda value: 0 <= value <= 65535),
-        default=8000,
-        metavar="N",
-        help="0 takes one that is free (default: %(default)s)",
+        "--port", type=Port, default=8000, metavar="N", help="0 takes one that is free"
     )
     parser.add_argument(
         "--allow_host",
@@ -111,43 +107,21 @@ def _parser() -> argparse.ArgumentParser:
         help="a name by which clients call this machine, besides localhost and IP addresses; may "
         "be given several times",
     )
-    parser.add_argument(
-        "--max_body",
-        type=positive,
-        default=1_000_000,
-        metavar="BYTES",
-        help="longest body of a request (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_context",
-        type=positive,
-        default=100_000,
-        metavar="CHARACTERS",
-        help="longest context (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_batch",
-        type=positive,
-        default=32,
-        metavar="N",
-        help="questions answered together at most; 1 answers one after the other "
-        "(default: %(default)s)",
-    )
+    for name, default, metavar, meaning in (
+        ("max_body", Limits.body, "BYTES", "longest body of a request"),
+        ("max_context", Limits.context, "CHARACTERS", "longest context"),
+        ("max_batch", MAX_BATCH, "N", "questions answered together at most; 1: one at a time"),
+        ("max_waiting", MAX_WAITING, "N", "questions that may wait; others get status 503"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=PositiveInt, default=default, metavar=metavar, help=meaning
+        )
     parser.add_argument(
         "--max_wait_ms",
-        type=number(float, "from 0 to 1000", lambda value: 0 <= value <= 1000),
-        default=2.0,
+        type=Milliseconds,
+        default=1000 * MAX_WAIT,
         metavar="MS",
-        help="milliseconds for which a question waits for others to be answered with "
-        "(default: %(default)g)",
-    )
-    parser.add_argument(
-        "--max_waiting",
-        type=positive,
-        default=256,
-        metavar="N",
-        help="questions that may wait; further ones are turned away with status 503 "
-        "(default: %(default)s)",
+        help="milliseconds for which a question waits for others to be answered with",
     )
     add_model_options(parser)
     return parser
@@ -156,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens; clients that come before the model is loaded wait in its queue."""
     try:
-        family, _, _, _, where = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host}: there is no such address ({error})") from error
     try:
-        return socket.create_server(where[:2], family=family, backlog=2048)
+        return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise UserError(
             f"cannot listen at {host}, port {port}: {os.strerror(error.errno or 0)}. "

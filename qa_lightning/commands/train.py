@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +26,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import qa_lightning
 from qa_lightning.commands.parser import MistakesAsUserErrors
 from qa_lightning.data.download import default_cache_dir
+from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
+from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.hardware import choose_precision, keep_freed_memory
 from qa_lightning.model.run_folder import CHECKPOINTS, LAST
-from qa_lightning.model.trained_model import read_checkpoint
 from qa_lightning.training import slurm
 from qa_lightning.training.best_model import SaveBestModel
 from qa_lightning.training.checkpoint_files import (
@@ -73,27 +72,19 @@ def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
     """Write a checkpoint's tokenizer to the cache, where the datamodule can load it.
 
     Args:
-        files: File names and contents, see `qa_lightning.model.encoder.tokenizer_files`.
+        files: File names and contents, see `qa_lightning.model.tokenizer.tokenizer_files`.
         cache_dir: The cache's folder.
 
     Returns:
         The folder, named after its content; it appears at once, complete.
     """
-    from qa_lightning.model.encoder import restore_tokenizer
+    from qa_lightning.model.tokenizer import restore_tokenizer
 
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
     folder = cache_dir / "tokenizers" / digest
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=folder.parent))
-        try:
+        with atomic_folder(folder, replace=False) as building:
             restore_tokenizer(files).save_pretrained(building)
-            building.rename(folder)
-        except OSError:  # another process may have been quicker
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     return folder
 
 

@@ -1,13 +1,11 @@
-"""The model as ONNX: written, compared with torch, quantised to int8, and run.
+"""A model as ONNX: written, quantised to int8, compared with torch.
 
 onnx, onnxscript and onnxruntime are the optional extra `onnx`; they are imported where they are
-used. An ONNX model takes `input_ids` and `attention_mask`, int64 `[windows, tokens]`, and gives
-`start_logits` and `end_logits`, float32 `[windows, tokens]`, -inf at padding.
+used. `qa_lightning.model.onnx_session` runs what is written here.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,61 +14,28 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
-from qa_lightning.errors import UserError
-from qa_lightning.model.logits import padded_logits
+from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.model.logits import Logits, padded_logits
+from qa_lightning.model.onnx_session import INPUTS, OUTPUTS, check_installed
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
 
     from qa_lightning.data.windows import Windows
-    from qa_lightning.inference.answerer import Logits
-
-INPUTS = ("input_ids", "attention_mask")
-OUTPUTS = ("start_logits", "end_logits")
-
-OPSET = 18
-"""Version of ONNX's operators: what torch's exporter writes without converting."""
-
-COMPARED_AT_ONCE = 4
-"""Windows in a batch when logits are compared: few, so that the batches have many shapes."""
-
-
-def check_installed(*packages: str) -> None:
-    """Refuse to go on without the optional packages.
-
-    Args:
-        packages: The names to import.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"ONNX needs {' and '.join(missing)}, which is not installed: "
-            "pip install 'qa-lightning[onnx]'"
-        )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks to those who develop them from those who use them."""
-    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
+    """Silence the exporters' remarks, which are meant for their developers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Graph(nn.Module):
@@ -86,19 +51,17 @@ class _Graph(nn.Module):
 
 
 def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
-    """Write a model as ONNX in float32, for any number of windows of any length.
+    """Write a model as one ONNX file in float32, for any number of windows of any length.
 
-    Args:
-        encoder: The plain model, as `TrainedModel.load` gives it; it is left in evaluation mode.
-        path: The file; it holds the weights too.
+    The encoder is the plain model, as `TrainedModel.load` gives it; it is left in evaluation mode.
 
     Raises:
-        UserError: the packages for it are not installed.
+        UserError: onnx or onnxscript is not installed.
     """
     check_installed("onnx", "onnxscript")
     positions = encoder.config.max_position_embeddings
     windows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=positions)
-    # Sizes of an example that differ from each other and from 1, which stands for itself.
+    # Example sizes must differ from each other and from 1, which the exporter takes for a constant.
     example = torch.zeros(2, min(8, positions), dtype=torch.int64)
     with _quiet():
         torch.onnx.export(
@@ -108,7 +71,7 @@ def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
             input_names=INPUTS,
             output_names=OUTPUTS,
             dynamic_shapes={name: {0: windows, 1: tokens} for name in INPUTS},
-            opset_version=OPSET,
+            opset_version=18,  # what the exporter writes without converting
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -116,81 +79,36 @@ def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
 
 
 def quantise(path: Path, target: Path) -> None:
-    """Write an ONNX model again with weights of 8 bits, of matrix products and embeddings.
+    """Write an ONNX model again, with the weights of matrix products and embeddings in 8 bits.
 
     Weights are rounded once, those of a product channel by channel. Activations are rounded as they
     come, by their range in the whole batch: a window's logits depend a little on its neighbours.
 
-    Args:
-        path: What `write_onnx` wrote.
-        target: The file to write.
-
     Raises:
-        UserError: the packages for it are not installed.
+        UserError: onnx or onnxruntime is not installed.
     """
     check_installed("onnx", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
-        # Weights in seven of the eight bits: CPUs without instructions for int8 (VNNI) add products
-        # of 8 bits up in 16, which overflow, and their answers would be others.
+        # Only seven of the eight bits are used: CPUs without instructions for int8 (VNNI) add up
+        # 8-bit products in 16 bits, which would overflow.
         quantize_dynamic(
             path, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
         )
 
 
-def onnx_logits(path: Path) -> Logits:
-    """Make an ONNX model ready for use on the CPU, and give the function that computes logits.
-
-    It uses as many threads as torch does, and may be called by several threads at once.
-
-    Args:
-        path: What `write_onnx` or `quantise` wrote.
-
-    Raises:
-        UserError: onnxruntime is not installed, or the file is not such a model.
-    """
-    check_installed("onnxruntime")
-    import onnxruntime
-
-    if not path.is_file():
-        raise UserError(f"there is no ONNX model {path}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of half a dozen kinds, none of which has a public name
-        raise UserError(f"{path} cannot be loaded as an ONNX model: {error}") from error
-    names = [[one.name for one in some()] for some in (session.get_inputs, session.get_outputs)]
-    if names != [list(INPUTS), list(OUTPUTS)]:
-        raise UserError(
-            f"{path} is an ONNX model, but not one that `export --onnx` wrote: it takes "
-            f"{', '.join(names[0])} and gives {', '.join(names[1])}"
-        )
-
-    def logits(batch: Batch) -> Tensor:
-        ids, mask = batch.input_ids, batch.attention_mask
-        real = torch.ones_like(ids) if mask is None else mask.long()
-        given = {"input_ids": ids.numpy(), "attention_mask": real.numpy()}
-        return torch.from_numpy(np.stack(session.run(OUTPUTS, given), axis=2))
-
-    return logits
-
-
 def largest_difference(one: Logits, other: Logits, windows: Windows) -> float:
-    """How far the logits of two forms of a model differ at most, over all real tokens.
+    """How far the logits of two variants of a model differ at most, over all real tokens.
 
-    Args:
-        one: One of them.
-        other: The other.
-        windows: What to compare them on, in batches of a few, with padding and without.
+    They are compared in small batches, which have many shapes.
     """
     dataset = WindowDataset(windows, with_offsets=False)
     largest = 0.0
-    for rows in WindowSampler(windows.lengths, COMPARED_AT_ONCE, order="sorted"):
+    for rows in WindowSampler(windows.lengths, 4, order="sorted"):
         batch = dataset[rows]
         first, second = one(batch), other(batch)
-        # Padding has -inf in both. NaN equals nothing, and is as far off as can be.
+        # Padding is -inf in both. NaN equals nothing, and counts as an infinite difference.
         off = torch.where(first == second, 0.0, (first - second).abs())
         largest = max(largest, float(off.nan_to_num(nan=inf, posinf=inf).max()))
     return largest

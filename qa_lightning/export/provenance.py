@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from qa_lightning.data.download import OFFICIAL
 from qa_lightning.errors import UserError
-from qa_lightning.model.trained_model import read_checkpoint
+from qa_lightning.model.checkpoint import read_checkpoint
+from qa_lightning.model.run_folder import CHECKPOINTS, CONFIG, LAST, MODEL, RECORD, best_checkpoint
 
 if TYPE_CHECKING:
     from qa_lightning.evaluation.report import Report
@@ -19,17 +21,12 @@ if TYPE_CHECKING:
 SQUAD = "rajpurkar/squad_v2"
 """The hub's name of SQuAD 2.0."""
 
-UNKNOWN = "not known"
-
 
 @dataclass(frozen=True)
 class DataFile:
     """Questions that were trained on or scored, as far as they are known.
 
-    Attributes:
-        name: A path, a URL or the name of a hub dataset.
-        sha256: Digest of the content.
-        questions: How many there were.
+    `name` is a path, a URL or the name of a hub dataset, `sha256` the digest of the content.
     """
 
     name: str
@@ -38,7 +35,7 @@ class DataFile:
 
     @property
     def shown(self) -> str:
-        """The name without what concerns nobody else: folders, passwords in a URL."""
+        """The name without private parts: folders, and passwords and queries in a URL."""
         if url := re.match(r"(\w+://)(?:[^/?#]*@)?([^?#]*)", self.name):
             return url[1] + url[2]
         return self.hub_name or PureWindowsPath(self.name).name  # knows both kinds of slashes
@@ -66,9 +63,8 @@ class Scores:
     Attributes:
         data: The questions.
         when: When and how they were scored, in words.
-        figures: What `qa_lightning.evaluation.scoring.evaluate` gave, with `zero_...` at null
-            threshold 0, `tuned_...` at the tuned one, if there is one, and `no_answer_rate`.
-        threshold: The null threshold in force.
+        figures: See `qa_lightning.evaluation.scoring.score_questions`.
+        threshold: The effective null threshold.
         report: Where the model fails, if that was worked out.
         notes: What to know of the questions, in sentences.
     """
@@ -90,11 +86,11 @@ class Training:
         data: Settings of the data, as `--data...` takes them.
         trainer: Settings of the trainer.
         seed: What everything but the data was seeded with.
-        record: The last entry of `run.json`, but with the weights that the first began with.
-        starts: How often training was started or gone on with; 0 if unknown.
+        record: The last entry of `run.json`, but with the weights that the first started from.
+        starts: How often training was started or resumed; 0 if unknown.
         steps: Optimizer steps behind these weights.
         validations: How many validations the best checkpoint was chosen from.
-        random_weights: Whether it began with random weights, not with a trained encoder.
+        random_weights: Whether it started from random weights, not from a trained encoder.
         scores: What these weights scored in the validation during training.
     """
 
@@ -111,7 +107,7 @@ class Training:
 
     @property
     def precision(self) -> str | None:
-        """What was computed with, as Lightning names it."""
+        """The precision of training, by Lightning's name."""
         return self.record.get("precision") or self.trainer.get("precision")
 
     def source(self, split: str) -> DataFile | None:
@@ -123,25 +119,23 @@ class Training:
 
 
 def read_training(model: str | Path) -> Training:
-    """Gather what is known of how a model was trained.
+    """Gather what is known of how a model was trained; of one from elsewhere that is nothing.
 
     Args:
-        model: As `TrainedModel.load` takes it. Of a model from elsewhere nothing is known.
+        model: As `TrainedModel.load` takes it.
 
     Raises:
         UserError: a file of the run is damaged.
     """
-    checkpoint, run = _find(Path(model).expanduser())
+    checkpoint, run = _find(Path(os.path.expanduser(model)))
     if checkpoint is None:
         return Training()
     content = read_checkpoint(checkpoint)
-    record = [] if run is None else _read_record(run / "run.json")
-    config = {} if run is None else _read_config(run / "config.yaml")
+    record = [] if run is None else _read(run / RECORD, list)
+    config = {} if run is None else _read(run / CONFIG, dict)
     history = _history(content)
-    last = checkpoint.with_name("last.ckpt")  # which knows of validations after the best one
+    last = checkpoint.with_name(LAST)  # it holds the validations after the best one too
     whole = _history(read_checkpoint(last)) if last.is_file() else history
-    steps = content.get("global_step")
-    own = next((entry for entry in history if entry.get("step") == steps), {})
     training = Training(
         model=content["hyper_parameters"],
         data=content.get("datamodule_hyper_parameters") or {},
@@ -149,66 +143,55 @@ def read_training(model: str | Path) -> Training:
         seed=config.get("seed_everything"),
         record={**record[-1], "weights": record[0].get("weights", {})} if record else {},
         starts=len(record),
-        steps=steps,
+        steps=content.get("global_step"),
         validations=max(len(history), len(whole)),
         random_weights=len(record) == 1 and bool((config.get("model") or {}).get("encoder_config")),
     )
+    return replace(training, scores=_validation_scores(training, history))
+
+
+def _validation_scores(training: Training, history: Sequence[Mapping[str, float]]) -> Scores | None:
+    """What the weights scored in the validation at their step, if there was one."""
+    own = next((entry for entry in history if entry.get("step") == training.steps), {})
     figures = {
         name.removeprefix("val/"): value for name, value in own.items() if name.startswith("val/")
     }
     if "exact" not in figures:
-        return training
-    validated = training.source("val") or DataFile(UNKNOWN)
-    scores = Scores(
-        DataFile(validated.name, validated.sha256, int(figures["total"])),
-        f"during training, at precision {training.precision or UNKNOWN}",
+        return None
+    data = training.source("val") or DataFile("not known")
+    return Scores(
+        replace(data, questions=int(figures["total"])),
+        f"during training, at precision {training.precision or 'not known'}",
         figures,
         figures.get("null_threshold", 0.0),
     )
-    return replace(training, scores=scores)
 
 
 def _find(path: Path) -> tuple[Path | None, Path | None]:
     """The checkpoint that a model is from, and the folder of its run, as far as there are any."""
     if path.is_file():
-        return path, path.parent.parent if path.parent.name == "checkpoints" else None
-    if path.name == "model" and (path / "config.json").is_file():
+        return path, path.parent.parent if path.parent.name == CHECKPOINTS else None
+    if path.name == MODEL and (path / "config.json").is_file():
         path = path.resolve().parent
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name, path
-    return None, None
+    return best_checkpoint(path), path
 
 
 def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, float]]:
     """Figures of the validations that a checkpoint knows of."""
-    history: list[dict[str, float]] = (
-        checkpoint.get("callbacks", {}).get("SaveBestModel", {}).get("history", [])
-    )
-    return history
+    return checkpoint.get("callbacks", {}).get("SaveBestModel", {}).get("history", [])
 
 
-def _read_record(path: Path) -> list[dict[str, Any]]:
-    """Entries of a run's `run.json`; none where there is no such file."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path} is not the record of a run: it holds no list of objects")
-    return entries
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """A run's `config.yaml`; empty where there is no such file."""
+def _read(path: Path, kind: type) -> Any:
+    """The content of a JSON or YAML file of the run; empty where there is no such file."""
     import yaml
 
+    load = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return kind()
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(content, kind):
+        raise UserError(f"{path} is not what `fit` wrote: it holds no {kind.__name__}")
+    return content

@@ -12,11 +12,9 @@ from qa_lightning.errors import UserError
 def check_upload(name: str) -> None:
     """Refuse an upload that cannot work, before anything else is done.
 
-    Args:
-        name: OWNER/NAME, or NAME for a model of one's own.
-
     Raises:
-        UserError: the name is none, the network is forbidden, or nobody is logged in.
+        UserError: `name` is neither OWNER/NAME nor NAME (for a model of one's own), the network is
+            forbidden, or nobody is logged in.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
@@ -36,15 +34,9 @@ def check_upload(name: str) -> None:
 
 
 def upload(
-    folder: Path, name: str, *, private: bool = False, say: Callable[[str], Any] = lambda line: None
+    folder: Path, name: str, *, private: bool = False, log: Callable[[str], Any] = lambda line: None
 ) -> None:
-    """Upload a folder as a model of the hub, which is made if there is none of that name.
-
-    Args:
-        folder: What `export` wrote.
-        name: See `check_upload`.
-        private: Make it private, if it is new.
-        say: Told the model's address.
+    """Upload what `export` wrote as a model of the hub; it is created, `private` or not, if needed.
 
     Raises:
         UserError: see `check_upload`; or the hub cannot be reached, or refuses.
@@ -64,23 +56,23 @@ def upload(
     except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} is written, but {api.endpoint} did not take it as {name}: "
-            f"{_reason(error)} When that is mended: hf upload {name} {folder}"
+            f"{_reason(error)} When that is fixed: hf upload {name} {folder}"
         ) from error
-    say(f"uploaded: {repository}")
+    log(f"uploaded: {repository}")
 
 
 def _reason(error: Exception) -> str:
     """What went wrong, and what to do about it."""
     from httpx2 import TransportError
 
-    said = str(getattr(error, "server_message", None) or error).strip().rstrip(".")
+    reason = str(getattr(error, "server_message", None) or error).strip().rstrip(".")
     if isinstance(error, TransportError):
-        return f"{said}. Is there a network?"
+        return f"{reason}. Is there a network?"
     status = getattr(getattr(error, "response", None), "status_code", None)
     advice = {
-        400: f"it refused what was sent: {said}.",
+        400: f"it refused what was sent: {reason}.",
         401: "it does not know the token. Run `hf auth login`, or set HF_TOKEN.",
         403: "the token may not write there. Make one that may, or take another owner or name.",
         404: "there is no such place for this token. Is the owner's name right?",
     }
-    return advice.get(status or 0, f"{said} (status {status})." if status else f"{said}.")
+    return advice.get(status or 0, f"{reason} (status {status})." if status else f"{reason}.")

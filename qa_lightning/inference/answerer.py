@@ -1,62 +1,35 @@
 """Answerer: a trained model, a question, a context -> answers.
 
-The way of a question is that of evaluation: the same windows, the same batches, the same spans, so
-that an answer here is the one that `predict` writes.
+A question takes the same path as in evaluation: the same windows, the same batches, the same spans,
+so that an answer here is the one that `predict` writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
 from qa_lightning.data.squad import tables_from_texts
 from qa_lightning.data.windows import Windows, WindowSettings, make_windows
 from qa_lightning.errors import UserError
-from qa_lightning.evaluation.spans import (
-    Answers,
-    Candidate,
-    WindowScores,
-    answers_of_questions,
-    candidates,
-    spans_of_windows,
-)
-from qa_lightning.model.attention import use_window_attention
-from qa_lightning.model.hardware import best_device, choose_precision
-from qa_lightning.model.linear import use_fast_linear
-from qa_lightning.model.logits import padded_logits
+from qa_lightning.evaluation.spans import Candidate, candidates
+from qa_lightning.inference.defaults import TOP_K
+from qa_lightning.model.answers import answer_windows
+from qa_lightning.model.defaults import EVAL_BATCH_SIZE, MAX_ANSWER_TOKENS, N_BEST
+from qa_lightning.model.logits import Logits, model_logits
+from qa_lightning.model.onnx_session import onnx_logits
 from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForQuestionAnswering
     from transformers import PreTrainedTokenizerFast as FastTokenizer
-
-BATCH_SIZE = 64
-"""Windows in a batch; the default of `--data.eval_batch_size`."""
-
-N_BEST = 20
-"""Candidates kept for a question; the default of `--model.n_best`."""
-
-MAX_ANSWER_TOKENS = 30
-"""Tokens of an answer at most; the default of `--model.max_answer_tokens`."""
-
-TOP_K = 3
-"""Candidates given beside an answer, unless more are asked for."""
-
-Logits = Callable[[Batch], Tensor]
-"""Start and end logits of a batch: float32 `[windows, tokens, 2]` on the CPU, -inf at padding."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says to a question, and what else it considered.
+    """The model's answer to a question, and what else it considered.
 
     Attributes:
         text: The answer; "" when the context holds none.
@@ -65,7 +38,7 @@ class Answer:
         score: Sum of start and end logit; without an answer, the null score.
         probability: Softmax over all candidates of the question, "no answer" among them.
         no_answer_probability: The same for "no answer".
-        null_odds: Null score less the best span's score: above `threshold` means no answer.
+        null_odds: Null score minus the best span's score: above `threshold` means no answer.
         threshold: The null threshold that counted.
         candidates: The best spans, best first, whatever the verdict is.
     """
@@ -87,7 +60,7 @@ class Answerer:
         >>> answerer = Answerer.from_pretrained("lightning_logs/version_0")
         >>> answerer("Who wrote it?", "It was written by Ada Lovelace.").text
 
-    It may be used by several threads at once, if its logits may; a model's may.
+    Several threads may use it at once, if they may call its logits at once, as a model's.
     """
 
     def __init__(
@@ -97,21 +70,12 @@ class Answerer:
         windows: WindowSettings | None = None,
         *,
         threshold: float = 0.0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = EVAL_BATCH_SIZE,
         max_answer_tokens: int = MAX_ANSWER_TOKENS,
     ) -> None:
-        """Put an answerer together.
+        """Put an answerer together from a model's logits and what it is used with.
 
-        Args:
-            logits: The model; see `model_logits`.
-            tokenizer: Its tokenizer.
-            windows: How questions and contexts become windows.
-            threshold: The null threshold.
-            batch_size: Windows in a batch.
-            max_answer_tokens: Tokens of an answer at most.
-
-        Raises:
-            UserError: a size that is not possible.
+        `threshold` is the null threshold, `batch_size` counts windows; both sizes are at least 1.
         """
         for name, value in (("batch_size", batch_size), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:
@@ -148,20 +112,17 @@ class Answerer:
         Raises:
             UserError: there is no such model or device.
         """
-        path = Path(model).expanduser()
-        use: TrainedModel | InferenceSettings
-        if path.suffix == ".onnx":
+        if str(model).endswith(".onnx"):
             if device not in (None, "cpu") or precision is not None:
                 raise UserError(f"{model}: an ONNX model runs on the CPU, at its own precision")
-            from qa_lightning.export.onnx import onnx_logits
-
-            logits, use = onnx_logits(path), InferenceSettings.of_folder(str(path.parent))
+            path = Path(model).expanduser()
+            logits, settings = onnx_logits(path), InferenceSettings.of_folder(str(path.parent))
         else:
-            use = TrainedModel.load(model)
-            logits = model_logits(use.encoder, device, precision)
+            trained = TrainedModel.load(model)
+            logits, settings = model_logits(trained.encoder, device, precision), trained.settings
         if threshold is None:
-            threshold = use.null_threshold or 0.0
-        return cls(logits, use.tokenizer, use.windows, threshold=threshold, **options)
+            threshold = settings.effective_null_threshold
+        return cls(logits, settings.tokenizer, settings.windows, threshold=threshold, **options)
 
     @overload  # a str is a Sequence[str] too, which the second would take for questions
     def __call__(  # type: ignore[overload-overlap]
@@ -195,12 +156,9 @@ class Answerer:
             top_k: How many candidates to give beside each answer, at most `N_BEST`.
             threshold: The null threshold, if another than the answerer's.
 
-        Returns:
-            An answer, or a list of them for a list of questions.
-
         Raises:
-            UserError: an empty question or context, lists of different lengths, a `top_k` that is
-                not possible.
+            UserError: an empty question or context, lists of different lengths, or a `top_k` out of
+                range.
         """
         if isinstance(question, str):
             if not isinstance(context, str):
@@ -213,111 +171,46 @@ class Answerer:
             raise UserError(f"{len(question)} questions, but {len(contexts)} contexts")
         if not contexts:
             return []
-        found = self.answers(self._windows(question, contexts))
+        found = answer_windows(
+            self.logits,
+            self._windows(question, contexts),
+            batch_size=self.batch_size,
+            max_answer_tokens=self.max_answer_tokens,
+        )
         threshold = self.threshold if threshold is None else threshold
-        odds = found.null_odds.tolist()
+        verdicts = found.unanswered(threshold)
         return [
-            _answer(all_of_one, null_odds, threshold, top_k)
-            for all_of_one, null_odds in zip(candidates(contexts, found), odds, strict=True)
-        ]
-
-    def answers(self, windows: Windows) -> Answers:
-        """Best spans and null scores of all questions of some windows, in their order.
-
-        Args:
-            windows: Windows of questions, see `qa_lightning.data.windows.make_windows`.
-        """
-        dataset = WindowDataset(windows, with_offsets=True)
-        batches = WindowSampler(windows.lengths, self.batch_size, order="sorted")
-        parts: list[list[np.ndarray]] = [[], [], [], []]
-        for rows in batches:
-            batch = dataset[rows]
-            assert batch.offsets is not None and batch.word_starts is not None
-            null, spans, scores = spans_of_windows(
-                self.logits(batch),
-                batch.offsets,
-                batch.word_starts,
-                max_tokens=self.max_answer_tokens,
-                count=N_BEST,
+            _answer(every, bool(unanswered), float(null_odds), threshold, top_k)
+            for every, unanswered, null_odds in zip(
+                candidates(contexts, found), verdicts, found.null_odds, strict=True
             )
-            for part, value in zip(parts, (batch.key, null, spans, scores), strict=True):
-                part.append(value.numpy())
-        return answers_of_questions(WindowScores(*map(np.concatenate, parts)))
+        ]
 
     def _windows(self, questions: Sequence[str], contexts: Sequence[str]) -> Windows:
         """Windows of these questions; a context that several share is tokenised once."""
-        for number, texts in enumerate(zip(questions, contexts, strict=True)):
+        for number, texts in enumerate(zip(questions, contexts, strict=True), start=1):
             for name, text in zip(("question", "context"), texts, strict=True):
-                which = f"{name} {number + 1}" if len(questions) > 1 else f"the {name}"
+                which = f"{name} {number}" if len(questions) > 1 else f"the {name}"
                 if not isinstance(text, str):
                     raise UserError(f"{which} is not a text, but {type(text).__name__}")
                 if not text.strip():
                     raise UserError(f"{which} is empty")
-                if not _is_unicode(text):
+                if re.search("[\ud800-\udfff]", text):
                     raise UserError(f"{which} holds half a character (a lone surrogate)")
         return make_windows(tables_from_texts(questions, contexts), self.tokenizer, self.windows)
 
 
-def model_logits(
-    encoder: DistilBertForQuestionAnswering,
-    device: str | None = None,
-    precision: str | None = None,
-) -> Logits:
-    """Make a model ready for use, and give the function that computes logits with it.
-
-    Args:
-        encoder: The model; it is moved to the device.
-        device: As torch names it; the best that there is by default.
-        precision: "32-true", "bf16-mixed" or "16-mixed"; by default what suits the device.
-
-    Raises:
-        UserError: no such device or precision.
-    """
-    try:
-        where = torch.device(device or best_device())
-        encoder.eval().to(where)  # type: ignore[arg-type]
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {error}") from error
-    precision = precision or choose_precision(where.type)[0]
-    half = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in half:
-        raise UserError(f"precision must be one of {', '.join(half)}, not {precision!r}")
-    dtype = half[precision]
-    use_window_attention(encoder)
-    use_fast_linear(encoder.distilbert)
-
-    def logits(batch: Batch) -> Tensor:
-        mask = None if batch.attention_mask is None else batch.attention_mask.to(where)
-        reduced = torch.autocast(where.type, dtype=dtype) if dtype else nullcontext()
-        with torch.inference_mode(), reduced:
-            return padded_logits(encoder, batch.input_ids.to(where), mask).cpu()
-
-    return logits
-
-
 def _answer(
-    all_of_one: Sequence[Candidate], null_odds: float, threshold: float, top_k: int
+    every: Sequence[Candidate], unanswered: bool, null_odds: float, threshold: float, top_k: int
 ) -> Answer:
-    """The verdict on a question's candidates."""
-    nothing = next(one for one in all_of_one if one.start is None)
-    spans = [one for one in all_of_one if one.start is not None]
-    said = nothing if null_odds > threshold or not spans else spans[0]
+    """Turn a question's candidates, best first, and the verdict into its answer."""
+    nothing = next(one for one in every if one.start is None)
+    spans = [one for one in every if one.start is not None]
+    chosen = nothing if unanswered else spans[0]
     return Answer(
-        said.text,
-        said.start,
-        said.end,
-        said.score,
-        said.probability,
+        **vars(chosen),
         no_answer_probability=nothing.probability,
         null_odds=null_odds,
         threshold=threshold,
         candidates=tuple(spans[:top_k]),
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,7 +1,7 @@
 """Batcher: questions that wait at the same time are answered together.
 
 While the model is at work, others ask. Their questions go through it in one batch next, which costs
-much less than one after the other. One thread runs the model; whoever asks gets a future.
+much less than one at a time. One thread runs the model; whoever asks gets a future.
 """
 
 from __future__ import annotations
@@ -12,22 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from qa_lightning.errors import UserError
+from qa_lightning.inference.defaults import MAX_BATCH, MAX_WAIT, MAX_WAITING, TOP_K
 
 if TYPE_CHECKING:
     from qa_lightning.inference.answerer import Answer, Answerer
-
-MAX_BATCH = 32
-"""Questions answered together at most."""
-
-MAX_WAIT = 0.002
-"""Seconds for which a question waits for company at most, when the model is free."""
-
-MAX_WAITING = 256
-"""Questions that may wait; further ones are turned away."""
 
 
 class TooManyWaitingError(Exception):
@@ -35,8 +26,8 @@ class TooManyWaitingError(Exception):
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question that waits, and where its answer goes."""
+class _Request:
+    """A question that waits, and the future of its answer."""
 
     question: str
     context: str
@@ -64,23 +55,20 @@ class Batcher:
 
         Args:
             answerer: What answers; only the batcher's thread calls it.
-            max_batch: Questions answered together at most; 1 answers one after the other.
-            max_wait: Seconds for which a question waits for company when the model is free.
+            max_batch: Questions answered together at most; 1 answers one at a time.
+            max_wait: Seconds for which a question waits for others when the model is free.
             max_waiting: Questions that may wait.
 
         Raises:
             UserError: a number that is not possible.
         """
-        for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if not 0 <= max_wait < float("inf"):
-            raise UserError(f"max_wait must be 0 seconds or more, not {max_wait}")
+        if min(max_batch, max_waiting) < 1 or not 0 <= max_wait < float("inf"):
+            raise UserError("max_batch and max_waiting must be at least 1, and max_wait at least 0")
         self.answerer = answerer
         self.max_batch = max_batch
         self.max_wait = max_wait
         self.max_waiting = max_waiting
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
         # Daemon: a batcher that nobody closed does not keep the process alive.
@@ -93,26 +81,23 @@ class Batcher:
         return len(self._waiting)
 
     def submit(
-        self, question: str, context: str, *, top_k: int = 3, threshold: float | None = None
+        self, question: str, context: str, *, top_k: int = TOP_K, threshold: float | None = None
     ) -> Future[Answer]:
-        """Ask; the arguments are those of `Answerer`.
-
-        Returns:
-            The answer to come, or the exception that `Answerer` raised at this question.
+        """Ask; arguments, answer and exceptions are those of `Answerer`.
 
         Raises:
             TooManyWaitingError: `max_waiting` questions wait.
             RuntimeError: the batcher is closed.
         """
-        asked = _Asked(question, context, top_k, threshold)
+        request = _Request(question, context, top_k, threshold)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             if len(self._waiting) >= self.max_waiting:
                 raise TooManyWaitingError
-            self._waiting.append(asked)
+            self._waiting.append(request)
             self._changed.notify()
-        return asked.answer
+        return request.answer
 
     def close(self) -> None:
         """Finish the batch that is being answered, and cancel the questions that wait."""
@@ -121,34 +106,29 @@ class Batcher:
             abandoned = list(self._waiting)
             self._waiting.clear()
             self._changed.notify()
-        for asked in abandoned:
-            asked.answer.cancel()
+        for request in abandoned:
+            request.answer.cancel()
         self._thread.join()
 
     def __enter__(self) -> Batcher:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _work(self) -> None:
         while batch := self._next_batch():
             # One call of the answerer has one top_k and one threshold. Nearly all questions have
             # the same; the few others are a batch of their own.
-            alike: dict[tuple[int, float | None], list[_Asked]] = {}
-            for asked in batch:
-                if asked.answer.set_running_or_notify_cancel():
-                    alike.setdefault((asked.top_k, asked.threshold), []).append(asked)
-            for questions in alike.values():
-                self._answer(questions)
+            alike: dict[tuple[int, float | None], list[_Request]] = {}
+            for request in batch:
+                if request.answer.set_running_or_notify_cancel():
+                    alike.setdefault((request.top_k, request.threshold), []).append(request)
+            for requests in alike.values():
+                self._answer(requests)
 
-    def _next_batch(self) -> list[_Asked]:
-        """Wait for questions; none means that the batcher was closed."""
+    def _next_batch(self) -> list[_Request]:
+        """Wait for questions; an empty batch means that the batcher was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             until = time.monotonic() + self.max_wait
@@ -159,21 +139,21 @@ class Batcher:
             count = min(len(self._waiting), self.max_batch)
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _answer(self, asked: Sequence[_Asked]) -> None:
+    def _answer(self, requests: Sequence[_Request]) -> None:
         """Answer questions that have top_k and threshold in common."""
         try:
             answers = self.answerer(
-                [one.question for one in asked],
-                [one.context for one in asked],
-                top_k=asked[0].top_k,
-                threshold=asked[0].threshold,
+                [request.question for request in requests],
+                [request.context for request in requests],
+                top_k=requests[0].top_k,
+                threshold=requests[0].threshold,
             )
         except Exception as error:
-            if len(asked) == 1:
-                asked[0].answer.set_exception(error)
-            else:  # one bad question shall not spoil the others' answers
-                for one in asked:
-                    self._answer([one])
+            if len(requests) == 1:
+                requests[0].answer.set_exception(error)
+            else:  # one bad question must not spoil the others' answers
+                for request in requests:
+                    self._answer([request])
         else:
-            for one, answer in zip(asked, answers, strict=True):
-                one.answer.set_result(answer)
+            for request, answer in zip(requests, answers, strict=True):
+                request.answer.set_result(answer)

@@ -1,1 +1,1 @@
-"""Batches in, logits and loss out: the DistilBERT encoder and its Lightning module."""
+"""Batches in, logits out: the encoder, its tokenizer, and a trained model from its files."""

@@ -1,13 +1,13 @@
 """Attention over padded and over packed windows, in the backend that is fastest on the device.
 
-Of packed windows each attends to itself alone. All ways give the same numbers but for rounding:
+Each packed window attends to itself alone. All backends give the same numbers up to rounding:
 
-- "varlen": `torch.nn.attention.varlen.varlen_attn`, on CUDA in half precision. It skips what is not
-  there, and knows no dropout of attention weights.
-- "pad": the queries, keys and values of every window are padded for this one operation. On other
-  devices; it never waits for them.
-- "loop": one window after the other, on a CPU. Starting an operation costs little there, and a
-  window's attention stays in the processor's cache (see `benchmarks/attention.py`).
+- "varlen": `torch.nn.attention.varlen.varlen_attn`, on CUDA in half precision. It skips padding,
+  and has no dropout of attention weights.
+- "pad": the queries, keys and values of every window are padded for this one operation. Used on
+  other devices; it never waits for them.
+- "loop": one window at a time, on a CPU. Starting an operation costs little there, and a window's
+  attention stays in the processor's cache (see `benchmarks/attention.py`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,16 @@ if TYPE_CHECKING:
 
     from qa_lightning.data.batches import Packing
 
-NAME = "windows"
-"""What transformers knows this attention by."""
-
+NAME = "windows"  # of this attention in transformers' registry
 AttentionBackend = Literal["varlen", "pad", "loop"]
-"""How packed windows attend."""
 
 
 def use_window_attention(encoder: PreTrainedModel) -> None:
-    """Make a transformers encoder attend as this module says.
+    """Make a transformers encoder attend with this module.
 
-    Padded batches are given as before. For packed ones give `position_ids` that start anew in each
-    window and the result of `packed_arguments`.
-
-    Args:
-        encoder: A model of transformers that takes its attention from the library's registry and
-            hands keyword arguments on to it, such as DistilBERT.
+    Padded batches are passed as before. With packed ones pass `position_ids` that restart in each
+    window and the result of `packed_arguments`. The encoder must take its attention from
+    transformers' registry and pass keyword arguments on to it, as DistilBERT does.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -48,12 +42,7 @@ def use_window_attention(encoder: PreTrainedModel) -> None:
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """Choose how packed windows attend.
-
-    Args:
-        device: Where.
-        dtype: Of queries, keys and values.
-    """
+    """Choose how packed windows attend, for queries, keys and values of this type."""
     if device.type == "cpu":
         return "loop"
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
@@ -62,27 +51,20 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401  (torch 2.10 on)
     except ImportError:
         return "pad"
-    # The flash kernels want an Ampere GPU or a later one.
+    # The flash kernels need an Ampere GPU or a later one.
     return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) else "pad"
 
 
 def packed_arguments(backend: AttentionBackend, packing: Packing, mask: Tensor) -> dict[str, Any]:
-    """What the encoder's attention needs to know of a packed batch, as keyword arguments.
+    """The keyword arguments that the encoder's attention needs with a packed batch.
 
-    No more than the backend needs: code that is compiled for some of these values would be compiled
-    again for others.
-
-    Args:
-        backend: How to attend.
-        packing: Where the windows are.
-        mask: True where a token of the padded windows is real, bool `[windows, tokens]`.
+    No more than the backend needs: compiled code is specialised to some of these values, and would
+    be compiled again when they change. `mask` is True where a token of the padded windows is real,
+    bool `[windows, tokens]`.
     """
     if backend == "pad":
-        return {
-            "backend": backend,
-            "indices": packing.indices,
-            "attention_mask": mask[:, None, None, :],
-        }
+        mask = mask[:, None, None, :]
+        return {"backend": backend, "indices": packing.indices, "attention_mask": mask}
     return {"backend": backend, "cu_seqlens": packing.cu_seqlens, "max_seqlen": packing.max_seqlen}
 
 
@@ -101,18 +83,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attend, as transformers calls it in every layer; weights are scaled by the head's size.
 
-    Args:
-        module: The layer.
-        query: `[windows, heads, tokens, size]`; packed `[1, heads, slots, size]`.
-        key: The same.
-        value: The same.
-        attention_mask: True where a key counts, bool `[windows, 1, 1, tokens]`; None for all.
-        dropout: Share of attention weights that are zeroed.
-        backend: How packed windows attend; None when they are padded.
-        indices: See `Packing`.
-        cu_seqlens: See `Packing`.
-        max_seqlen: See `Packing`.
-        others: What this attention has no use for.
+    Queries, keys and values are `[windows, heads, tokens, size]`, packed `[1, heads, slots, size]`.
+    `attention_mask` is True where a key counts, bool `[windows, 1, 1, tokens]`, or None for all.
+    `backend` is None for padded windows; for packed ones, `Packing` describes the rest.
 
     Returns:
         `[windows, tokens, heads, size]`, and no weights.
@@ -150,10 +123,8 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    attended = varlen_attn(
-        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
-    )  # [slots, heads, size]
-    assert isinstance(attended, Tensor)
+    attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    assert isinstance(attended, Tensor)  # [slots, heads, size]
     return attended.unsqueeze(0)
 
 
@@ -177,6 +148,6 @@ def _pad(
         return spread[:-1].view(windows, width, heads, size).transpose(1, 2)
 
     attended = _attend(padded(query), padded(key), padded(value), mask, dropout)
-    # Slots that are left over find zeros in the cell after the last.
+    # Unused slots have the index one past the last token, where they find zeros.
     flat = nn.functional.pad(attended.reshape(windows * width, heads, size), (0, 0, 0, 0, 0, 1))
     return flat[indices].unsqueeze(0)

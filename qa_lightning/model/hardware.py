@@ -1,4 +1,4 @@
-"""What this machine is good at, and how to make use of it."""
+"""What the hardware computes fast, and settings that use it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ import torch
 
 
 def choose_precision(accelerator: str) -> tuple[str, str]:
-    """Choose the trainer's precision from the hardware.
-
-    Args:
-        accelerator: The trainer's accelerator, "auto" for the best that there is.
-
-    Returns:
-        A precision that Lightning knows, and the reason in words.
-    """
+    """Choose a precision, by Lightning's name, for an accelerator; with the reason in words."""
     wants_cuda = accelerator in ("auto", "gpu", "cuda")
     if wants_cuda and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -53,7 +46,7 @@ def cpu_has_fast_bfloat16() -> bool:
 
 @functools.cache
 def mkl_leaves_width_unused() -> bool:
-    """Whether MKL multiplies float32 with half of what the CPU has: AVX-512, of AMD."""
+    """Whether MKL leaves half of the vector width unused: on AMD CPUs with AVX-512, in float32."""
     return (
         "AuthenticAMD" in _cpu_info()
         and "AVX512" in torch.backends.cpu.get_cpu_capability()
@@ -63,7 +56,7 @@ def mkl_leaves_width_unused() -> bool:
 
 
 def _cpu_info() -> str:
-    """What Linux says of the CPU; "" elsewhere."""
+    """Linux's description of the CPU; "" elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
@@ -71,10 +64,10 @@ def _cpu_info() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library to keep large blocks that were freed, for the next step to take.
+    """Tell the C library to keep large freed blocks for the next step.
 
-    glibc gives every large block back to the system at once, which then clears the same memory
-    again for each step's activations. Other C libraries are left alone.
+    glibc returns every large block to the system at once, which then clears the same memory again
+    for each step's activations. Other C libraries are left alone.
     """
     if sys.platform != "linux":
         return

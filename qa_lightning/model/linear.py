@@ -1,9 +1,9 @@
 """Linear layers that use the whole width of the CPU.
 
-torch multiplies float32 matrices with Intel's MKL, which runs AVX2 code on an AMD CPU also where
-that has AVX-512: half of what it can do. Convolutions go to oneDNN, which asks the CPU and not its
-vendor. A linear layer is a convolution with a kernel of one pixel over an image that is one pixel
-wide, its rows the tokens: the same numbers, but for rounding (see `benchmarks/linear.py`).
+torch multiplies float32 matrices with Intel's MKL, which runs AVX2 code on AMD CPUs even where they
+have AVX-512: half the speed. Convolutions go to oneDNN, which looks at the CPU's features and not
+at its vendor. A linear layer is a convolution with a kernel of one pixel over an image that is one
+pixel wide and has a row per token: the same numbers up to rounding (see `benchmarks/linear.py`).
 """
 
 from __future__ import annotations
@@ -15,26 +15,20 @@ from qa_lightning.model import hardware
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, in the way that is fastest on the device.
+    """`torch.nn.functional.linear`, as a convolution where that is faster.
 
-    Args:
-        input: `[..., features]`.
-        weight: `[outputs, features]`.
-        bias: `[outputs]`.
-
-    Returns:
-        `[..., outputs]`.
+    Shapes: `[..., features]`, `[outputs, features]` and `[outputs]` to `[..., outputs]`.
     """
     if not (
         input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # which does not take it with shapes that vary
+        and not torch.compiler.is_compiling()  # it fails on this with varying shapes
         and hardware.mkl_leaves_width_unused()
     ):
         return nn.functional.linear(input, weight, bias)
     rows = input.reshape(1, -1, 1, input.shape[-1])
-    # One pixel has nothing to dilate. Asking for it makes torch take oneDNN on one thread as well.
+    # One pixel has nothing to dilate, but with dilation torch chooses oneDNN on one thread too.
     outputs = nn.functional.conv2d(
         rows.permute(0, 3, 1, 2), weight[:, :, None, None], bias, dilation=2
     )
@@ -42,7 +36,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class FastLinear(nn.Linear):
-    """A linear layer that computes as `linear` says."""
+    """A linear layer that computes with `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs `[..., outputs]` of inputs `[..., features]`."""
@@ -50,7 +44,7 @@ class FastLinear(nn.Linear):
 
 
 def use_fast_linear(model: nn.Module) -> None:
-    """Make all linear layers in a model compute as `linear` says; their weights stay."""
+    """Make all linear layers in a model compute with `linear`; their weights stay."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Linear:

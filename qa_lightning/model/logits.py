@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from qa_lightning.data.batches import Batch
+from qa_lightning.errors import UserError
+from qa_lightning.model.attention import use_window_attention
+from qa_lightning.model.hardware import best_device, choose_precision
+from qa_lightning.model.linear import use_fast_linear
+
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
+
+Logits = Callable[[Batch], Tensor]
+"""A model in use: gives the start and end logits of a batch.
+
+They are float32 `[windows, tokens, 2]` on the CPU, -inf at padding.
+"""
+
+
+def model_logits(
+    encoder: DistilBertForQuestionAnswering,
+    device: str | None = None,
+    precision: str | None = None,
+) -> Logits:
+    """Make a model ready for use, and give the function that computes logits with it.
+
+    Several threads may call that function at once.
+
+    Args:
+        encoder: The model; it is moved to the device.
+        device: As torch names it; by default the best there is.
+        precision: "32-true", "bf16-mixed" or "16-mixed"; by default what suits the device.
+
+    Raises:
+        UserError: no such device or precision.
+    """
+    try:
+        target = torch.device(device or best_device())
+        encoder.eval().to(target)  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {error}") from error
+    precision = precision or choose_precision(target.type)[0]
+    half = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    if precision not in half:
+        raise UserError(f"precision must be one of {', '.join(half)}, not {precision!r}")
+    dtype = half[precision]
+    use_window_attention(encoder)
+    use_fast_linear(encoder.distilbert)
+
+    def logits(batch: Batch) -> Tensor:
+        mask = None if batch.attention_mask is None else batch.attention_mask.to(target)
+        autocast = torch.autocast(target.type, dtype=dtype) if dtype else nullcontext()
+        with torch.inference_mode(), autocast:
+            return padded_logits(encoder, batch.input_ids.to(target), mask).cpu()
+
+    return logits
 
 
 def padded_logits(
@@ -30,7 +82,7 @@ def padded_logits(
         float32 `[windows, tokens, 2]`; -inf at padding.
     """
     # A mask of four dimensions is used as it is. One of two would be inspected, which waits for the
-    # device, and would be expanded in every forward pass.
+    # device, and expanded in every forward pass.
     mask = None if attention_mask is None else attention_mask[:, None, None, :]
     hidden = (encode or encoder.distilbert)(input_ids=input_ids, attention_mask=mask)[0]
     logits = head_logits(encoder, hidden)
@@ -40,15 +92,7 @@ def padded_logits(
 
 
 def head_logits(encoder: DistilBertForQuestionAnswering, hidden: Tensor) -> Tensor:
-    """What the answer head makes of hidden states.
-
-    Args:
-        encoder: The model.
-        hidden: `[..., dim]`.
-
-    Returns:
-        float32 `[..., 2]`.
-    """
+    """Logits of the answer head, float32 `[..., 2]`, from hidden states `[..., dim]`."""
     hidden = encoder.dropout(hidden)
     # In half precision two good spans would often tie: the head costs next to nothing in full.
     with torch.autocast(hidden.device.type, enabled=False):

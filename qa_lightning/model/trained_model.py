@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from qa_lightning.data.windows import WindowSettings
 from qa_lightning.errors import UserError
+from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.encoder import (
     NULL_THRESHOLD,
     build_encoder,
-    check_vocabulary,
     load_encoder,
-    load_tokenizer,
-    read_config,
     read_null_threshold,
-    resolve,
-    restore_tokenizer,
 )
+from qa_lightning.model.pretrained import read_config, resolve
+from qa_lightning.model.run_folder import MODEL, best_checkpoint
+from qa_lightning.model.tokenizer import check_vocabulary, load_tokenizer, restore_tokenizer
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
@@ -31,13 +28,10 @@ if TYPE_CHECKING:
 WINDOWS = "windows"
 """Key of the window settings in a saved model's config.json."""
 
-_OF_LABELS = ("every_answer",)
-"""Window settings that concern labels only."""
-
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What a saved model's folder says of its use, beside the weights.
+    """What a model is used with beside its weights.
 
     Attributes:
         tokenizer: Its tokenizer.
@@ -49,12 +43,14 @@ class InferenceSettings:
     windows: WindowSettings
     null_threshold: float | None
 
+    @property
+    def effective_null_threshold(self) -> float:
+        """The null threshold that counts unless another is given: the tuned one, else 0."""
+        return self.null_threshold or 0.0
+
     @classmethod
     def of_folder(cls, name: str) -> InferenceSettings:
-        """Read it.
-
-        Args:
-            name: The folder, or the name of a model on the hub.
+        """Read the settings of a saved model: a folder, or the name of a model on the hub.
 
         Raises:
             UserError: there is no such folder, it holds no tokenizer, or config.json is damaged.
@@ -62,33 +58,21 @@ class InferenceSettings:
         tokenizer = load_tokenizer(name)
         where = resolve(name) / "config.json"
         config = read_config(where.parent)
-        threshold = read_null_threshold(config, str(where))
         if WINDOWS in config:
-            return cls(tokenizer, _window_settings(config[WINDOWS], str(where)), threshold)
-        # Of another project: the usual ones, as far as they fit.
-        usual, most = WindowSettings(), tokenizer.model_max_length
-        if most < usual.window:
-            usual = WindowSettings(most, most // 4, most // 4)
-        return cls(tokenizer, usual, threshold)
+            windows = _window_settings(config[WINDOWS], str(where))
+        else:  # a model of another project: the default settings, as far as they fit
+            windows, limit = WindowSettings(), tokenizer.model_max_length
+            if limit < windows.window:
+                windows = WindowSettings(limit, limit // 4, limit // 4)
+        return cls(tokenizer, windows, read_null_threshold(config, str(where)))
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, and what text has to go through before and after it.
-
-    Attributes:
-        encoder: The model, in float32.
-        tokenizer: Its tokenizer.
-        windows: How questions and contexts become windows.
-        null_threshold: The tuned null threshold; None if none was tuned.
-        source: Where it was found.
-    """
+    """A model that was trained to answer, in float32, and what it is used with."""
 
     encoder: DistilBertForQuestionAnswering
-    tokenizer: FastTokenizer
-    windows: WindowSettings
-    null_threshold: float | None
-    source: str
+    settings: InferenceSettings
 
     @classmethod
     def load(cls, model: str | Path) -> TrainedModel:
@@ -102,110 +86,68 @@ class TrainedModel:
         Raises:
             UserError: there is no such thing, it is damaged, or it was not trained to answer.
         """
-        path = Path(model).expanduser()
+        path = Path(os.path.expanduser(model))
         if path.suffix == ".ckpt" or path.is_file():
             return cls.from_checkpoint(path)
-        if path.is_dir() and not (path / "config.json").is_file():
-            return cls._of_run(path)
-        return cls._of_folder(str(model))
+        if not path.is_dir() or (path / "config.json").is_file():
+            return cls._of_folder(str(model))
+        if (path / MODEL / "config.json").is_file():
+            return cls._of_folder(str(path / MODEL))
+        if checkpoint := best_checkpoint(path):
+            return cls.from_checkpoint(checkpoint)
+        runs = sorted(folder.name for folder in path.glob("version_*"))
+        hint = f" It holds runs; give one of them: {path / runs[-1]}" if runs else ""
+        raise UserError(
+            f"{path} holds no model: neither config.json, model/config.json nor "
+            f"checkpoints/best.ckpt.{hint}"
+        )
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> TrainedModel:
-        """Load a checkpoint that `fit` wrote.
-
-        Raises:
-            UserError: see `read_checkpoint`.
-        """
+        """Load a checkpoint that `fit` wrote; it raises what `read_checkpoint` raises."""
         content = read_checkpoint(path)
-        encoder = build_encoder(content["hyper_parameters"]["encoder_config"])
-        prefix = "encoder."
+        encoder = build_encoder(content["hyper_parameters"]["encoder_config"], str(path))
         weights = {
-            name.removeprefix(prefix): value
+            name.removeprefix("encoder."): value
             for name, value in content["state_dict"].items()
-            if name.startswith(prefix)
+            if name.startswith("encoder.")
         }
         try:
             encoder.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"{path}: its weights do not fit its configuration") from error
-        return cls(
-            encoder,
-            restore_tokenizer(content["tokenizer"]),
-            _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path)),
-            content.get(NULL_THRESHOLD),
-            str(path),
-        )
-
-    @classmethod
-    def _of_run(cls, run: Path) -> TrainedModel:
-        if (run / "model" / "config.json").is_file():
-            return cls._of_folder(str(run / "model"))
-        for name in ("best.ckpt", "last.ckpt"):
-            if (run / "checkpoints" / name).is_file():
-                return cls.from_checkpoint(run / "checkpoints" / name)
-        runs = sorted(folder.name for folder in run.glob("version_*"))
-        hint = f" It holds runs; give one of them: {run / runs[-1]}" if runs else ""
-        raise UserError(
-            f"{run} holds no model: neither config.json, model/config.json nor "
-            f"checkpoints/best.ckpt.{hint}"
-        )
+        tokenizer = restore_tokenizer(content["tokenizer"])
+        windows = _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path))
+        return cls(encoder, InferenceSettings(tokenizer, windows, content.get(NULL_THRESHOLD)))
 
     @classmethod
     def _of_folder(cls, name: str) -> TrainedModel:
         encoder = load_encoder(name, trained=True)
-        use = InferenceSettings.of_folder(name)
-        check_vocabulary(encoder, use.tokenizer)
-        return cls(encoder, use.tokenizer, use.windows, use.null_threshold, name)
+        settings = InferenceSettings.of_folder(name)
+        check_vocabulary(encoder, settings.tokenizer)
+        return cls(encoder, settings)
 
     def save(self, folder: Path) -> None:
         """Save model and tokenizer as a Hugging Face folder, with threshold and window settings."""
-        if self.null_threshold is not None:
-            setattr(self.encoder.config, NULL_THRESHOLD, self.null_threshold)
-        setattr(self.encoder.config, WINDOWS, saved_settings(self.windows))
+        if self.settings.null_threshold is not None:
+            setattr(self.encoder.config, NULL_THRESHOLD, self.settings.null_threshold)
+        setattr(self.encoder.config, WINDOWS, _without_labels(self.settings.windows))
         self.encoder.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.settings.tokenizer.save_pretrained(folder)
 
 
-def saved_settings(windows: WindowSettings) -> dict[str, int | bool]:
-    """Window settings as config.json holds them: those that matter for use."""
-    return {name: value for name, value in asdict(windows).items() if name not in _OF_LABELS}
+def _without_labels(windows: WindowSettings) -> dict[str, int | bool]:
+    """The window settings that matter for use: `every_answer` concerns labels alone."""
+    return {name: value for name, value in asdict(windows).items() if name != "every_answer"}
 
 
 def _window_settings(values: Any, where: str) -> WindowSettings:
-    """Window settings from what a file says, among other things."""
-    names = [field.name for field in fields(WindowSettings) if field.name not in _OF_LABELS]
+    """Window settings from a file's content, which may hold other keys too."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {WINDOWS} must be an object, not {values!r}")
-    given = {name: values[name] for name in names if name in values}
-    for name, value in given.items():
-        if type(value) is not type(getattr(WindowSettings(), name)):
-            raise UserError(f"{where}: {WINDOWS}.{name} cannot be {value!r}")
+    given = {}
+    for name, default in _without_labels(WindowSettings()).items():
+        if name in values and type(values[name]) is not type(default):
+            raise UserError(f"{where}: {WINDOWS}.{name} cannot be {values[name]!r}")
+        given[name] = values.get(name, default)
     return WindowSettings(**given)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint of this project without reading its weights into memory.
-
-    Args:
-        path: A file that `fit` wrote.
-
-    Raises:
-        UserError: it does not exist, is damaged, holds code, or is not one of ours.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{path} cannot be loaded as a checkpoint: damaged, or not one of ours ({reason})"
-        ) from error
-    ours = isinstance(checkpoint, dict) and "tokenizer" in checkpoint
-    if not ours or "encoder_config" not in (checkpoint.get("hyper_parameters") or {}):
-        raise UserError(
-            f"{path} is a checkpoint, but not of a QuestionAnsweringModule: it holds "
-            "no encoder_config and no tokenizer"
-        )
-    return checkpoint

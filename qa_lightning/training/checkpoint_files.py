@@ -11,8 +11,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from qa_lightning.errors import UserError
+from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.run_folder import LAST
-from qa_lightning.model.trained_model import read_checkpoint
 
 PARTIAL = ".partial"
 """End of the name of a file that is being written."""

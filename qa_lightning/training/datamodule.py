@@ -237,7 +237,7 @@ class SquadDataModule(LightningDataModule):
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer; loaded when it is first asked for."""
         if self._tokenizer is None:
-            from qa_lightning.model.encoder import load_tokenizer
+            from qa_lightning.model.tokenizer import load_tokenizer
 
             if self.hparams["tokenizer"] is None:
                 raise UserError("say which tokenizer to use: --data.tokenizer, or tokenizer=...")

@@ -19,16 +19,11 @@ from qa_lightning.model.attention import (
     packed_arguments,
     use_window_attention,
 )
-from qa_lightning.model.encoder import (
-    NULL_THRESHOLD,
-    build_encoder,
-    check_vocabulary,
-    load_encoder,
-    tokenizer_files,
-)
+from qa_lightning.model.encoder import NULL_THRESHOLD, build_encoder, load_encoder
 from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import head_logits, padded_logits
+from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
 from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm

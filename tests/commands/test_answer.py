@@ -124,8 +124,11 @@ def test_files_of_questions(ask, answerer: Answerer, tmp_path: Path) -> None:  #
         (["--context", "a b", "--question", ""], "the question is empty"),
         (["--input", "none.json"], "there is no such file"),
         (["--input", "none.jsonl"], "--input none.jsonl: No such file"),
-        (["--context", "a b", "--top_k", "21"], "argument --top_k: '21' is not from 0 to 20"),
-        (["--context", "a b", "--threshold", "nan"], "'nan' is not a number"),
+        (["--context", "a b", "--top_k", "21"], "--top_k:\n  Not of type Candidates: 21 does not"),
+        (
+            ["--context", "a b", "--threshold", "nan"],
+            "--threshold:\n  Not of type Number: nan",
+        ),
         (["--context", "a b", "--thresold", "1"], "Did you mean --threshold?"),
     ],
 )
@@ -158,3 +161,9 @@ def test_a_mistyped_question_does_not_end_the_conversation(ask) -> None:  # type
     status, out, err = ask("--context", CONTEXT, "--json", typed="a \ufffd\nwhich city?\n")
     assert status == 0, err
     assert len(out.splitlines()) == 2
+
+
+def test_a_context_may_begin_like_a_home_folder(ask) -> None:  # type: ignore[no-untyped-def]
+    status, out, err = ask("--context", "~5 km from paris.", "--question", "how far?", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["question"] == "how far?"

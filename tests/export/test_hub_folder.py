@@ -19,11 +19,13 @@ from transformers import AutoTokenizer, DistilBertForQuestionAnswering
 from qa_lightning.__main__ import main
 from qa_lightning.data.download import sha256_of
 from qa_lightning.errors import UserError
-from qa_lightning.export import hub_folder
-from qa_lightning.export.hub_folder import ONNX, export, read_labelled, score
+from qa_lightning.export import hub_folder, variants
+from qa_lightning.export.hub_folder import export
 from qa_lightning.export.model_card import CardMetadata
 from qa_lightning.export.provenance import read_training
-from qa_lightning.inference.answerer import Answerer, model_logits
+from qa_lightning.export.variants import ONNX, read_labelled, score
+from qa_lightning.inference.answerer import Answerer
+from qa_lightning.model.logits import model_logits
 from qa_lightning.model.trained_model import TrainedModel
 from tests.helpers.command import QUIET, TINY_WINDOWS, call
 from tests.helpers.data import squad_data
@@ -81,7 +83,7 @@ ASKED = (["when was rome founded?", "who?"], ["rome was founded in 1234.", "pari
 class TestFolder:
     def test_others_can_use_it(self, run: Run, tmp_path: Path) -> None:
         said: list[str] = []
-        export(run.folder, tmp_path / "new" / "out", STATED, say=said.append)
+        export(run.folder, tmp_path / "new" / "out", STATED, log=said.append)
         out = tmp_path / "new" / "out"
         assert sorted(contents(out)) == FILES
         assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -92,7 +94,7 @@ class TestFolder:
             assert torch.equal(value, checkpoint["state_dict"][f"encoder.{name}"])
         assert model.config.null_threshold == checkpoint["null_threshold"]
         assert model.config.windows["window"] == 64
-        original = TrainedModel.load(run.folder).tokenizer
+        original = TrainedModel.load(run.folder).settings.tokenizer
         text = "rome, the old city."
         assert AutoTokenizer.from_pretrained(out)(text).input_ids == original(text).input_ids
         assert answers_of(out, ASKED) == answers_of(run.folder, ASKED)
@@ -171,10 +173,10 @@ class TestPlace:
             export(tiny_encoder, tmp_path / "out", STATED)
         before = contents(tmp_path)
 
-        def full(self: object) -> str:
+        def full(facts: object) -> str:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(hub_folder.ModelCard, "to_markdown", full)
+        monkeypatch.setattr(hub_folder, "model_card", full)
         with pytest.raises(UserError, match=r"cannot write .*out: No space left on device"):
             export(tiny_encoder, tmp_path / "out", STATED, overwrite=True)
         assert contents(tmp_path) == before
@@ -241,8 +243,9 @@ class TestCard:
     ) -> None:
         copy = shutil.copy(run.data, tmp_path / "copy.json")
         trained = TrainedModel.load(run.folder)
-        windows, _ = read_labelled(Path(copy), trained)
-        figures = score(model_logits(trained.encoder, "cpu", "32-true"), trained, windows).figures
+        windows = read_labelled(Path(copy), trained.settings).windows
+        logits = model_logits(trained.encoder, "cpu", "32-true")
+        figures = score(logits, trained.settings, windows).figures
         assert figures == pytest.approx({name: run.scores[name] for name in figures}, abs=1e-9)
         export(run.folder, tmp_path / "out", STATED, data=Path(copy))
         text = (tmp_path / "out" / "README.md").read_text()
@@ -283,7 +286,7 @@ class TestCard:
 
     @pytest.mark.parametrize(
         ("content", "match"),
-        [(None, "there is no such file"), (squad_data(2, answers=False), "8 of 8 questions have")],
+        [(None, "there is no such file"), (squad_data(2, answers=False), "holds 8 questions")],
     )
     def test_data_that_cannot_be_scored(
         self, run: Run, tmp_path: Path, content: Any, match: str
@@ -291,7 +294,7 @@ class TestCard:
         data = tmp_path / "data.json"
         if content is not None:
             data.write_text(json.dumps(content))
-        with pytest.raises(UserError, match=rf"--data .*data\.json: {match}"):
+        with pytest.raises(UserError, match=rf"--data .*data\.json:? {match}"):
             export(run.folder, tmp_path / "out", STATED, data=data)
         assert not (tmp_path / "out").exists()
 
@@ -305,7 +308,7 @@ class TestOnnx:
             pytest.importorskip(package)
         out = tmp_path_factory.mktemp("exported") / "out"
         said: list[str] = []
-        export(run.folder, out, STATED, onnx=True, int8=True, data=run.data, say=said.append)
+        export(run.folder, out, STATED, onnx=True, int8=True, data=run.data, log=said.append)
         return out, said
 
     def test_all_forms_are_there_and_compared(
@@ -345,8 +348,8 @@ class TestOnnx:
     def test_verdicts_are_compared_question_by_question(self) -> None:
         one = np.array([[0, 4], [-1, -1], [2, 3]])
         other = np.array([[0, 4], [2, 3], [2, 4]])
-        assert hub_folder.same_answers(one, one) == 3
-        assert hub_folder.same_answers(one, other) == 1
+        assert variants.same_answers(one, one) == 3
+        assert variants.same_answers(one, other) == 1
 
     def test_without_the_packages_nothing_is_begun(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -426,5 +429,5 @@ class TestCommand:
         )
         out = tmp_path / "out"
         assert self.call(monkeypatch, run.folder, out, "--push", "me/answers", "--private") == 0
-        assert sent == [((out, "me/answers"), {"private": True, "say": print})]
+        assert sent == [((out, "me/answers"), {"private": True, "log": print})]
         assert 'from_pretrained("me/answers")' in (out / "README.md").read_text()

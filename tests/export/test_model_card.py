@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard as HubCard
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.data.download import OFFICIAL
 from qa_lightning.data.windows import WindowSettings
-from qa_lightning.export import model_card
-from qa_lightning.export.model_card import CardMetadata, ModelCard, Variant
+from qa_lightning.export import model_card as module
+from qa_lightning.export.model_card import CardFacts, CardMetadata, Variant, model_card
 from qa_lightning.export.provenance import SQUAD, DataFile, Scores, Training
-from qa_lightning.model.trained_model import TrainedModel
+from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
 
 FIGURES = {
     "exact": 61.234,
@@ -59,7 +59,14 @@ TRAINING = Training(
 @pytest.fixture(scope="module")
 def trained(tiny_encoder: Path) -> TrainedModel:
     model = TrainedModel.load(tiny_encoder)
-    return TrainedModel(model.encoder, model.tokenizer, WindowSettings(64, 16, 16), 0.25, "here")
+    return with_settings(model, WindowSettings(64, 16, 16), 0.25)
+
+
+def with_settings(
+    model: TrainedModel, windows: WindowSettings, null_threshold: float | None
+) -> TrainedModel:
+    settings = InferenceSettings(model.settings.tokenizer, windows, null_threshold)
+    return TrainedModel(model.encoder, settings)
 
 
 def rows(card: str, heading: str) -> list[list[str]]:
@@ -69,9 +76,9 @@ def rows(card: str, heading: str) -> list[list[str]]:
 
 
 def test_what_the_hub_reads(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_card, "_is_in_hub_cache", lambda name: name == "owner/encoder")
+    monkeypatch.setattr(module, "_is_in_hub_cache", lambda name: name == "owner/encoder")
     stated = CardMetadata("owner/answers", license="mit", language="no")
-    read = HubCard(ModelCard(stated, trained, TRAINING).to_markdown()).data
+    read = ModelCard(model_card(CardFacts(stated, trained, TRAINING))).data
     assert (read.license, read.language, read.base_model) == ("mit", "no", "owner/encoder")
     assert (read.library_name, read.pipeline_tag) == ("transformers", "question-answering")
     assert read.metrics == ["exact_match", "f1"]
@@ -86,7 +93,7 @@ def test_official_data_are_known_by_their_content(trained: TrainedModel) -> None
     record = {"data": {"train": {"name": "x/t.json", "sha256": OFFICIAL["train"].sha256}}}
     scores = Scores(DataFile("d.json", OFFICIAL["dev"].sha256), "at export", FIGURES, 0.5)
     training = Training(model={"learning_rate": 1.0}, record=record)
-    read = HubCard(ModelCard(CardMetadata("m"), trained, training, scores).to_markdown()).data
+    read = ModelCard(model_card(CardFacts(CardMetadata("m"), trained, training, scores))).data
     assert (read.datasets, read.language) == ([SQUAD], "en")
     assert {(one.dataset_type, one.dataset_split) for one in read.eval_results} == {
         (SQUAD, "validation")
@@ -95,7 +102,7 @@ def test_official_data_are_known_by_their_content(trained: TrainedModel) -> None
 
 def test_each_set_of_questions_has_its_own_figures(trained: TrainedModel) -> None:
     scores = Scores(DataFile("other.json"), "at export", {**FIGURES, "exact": 1.0, "f1": 2.0}, 0.5)
-    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING, scores))
     (index,) = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))["model-index"]
     assert {
         result["dataset"]["name"]: [metric["value"] for metric in result["metrics"]]
@@ -104,8 +111,8 @@ def test_each_set_of_questions_has_its_own_figures(trained: TrainedModel) -> Non
 
 
 def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
-    card = ModelCard(CardMetadata("m", notes="Half of the data is *missing*."), trained, TRAINING)
-    text = card.to_markdown()
+    metadata = CardMetadata("m", notes="Half of the data is *missing*.")
+    text = model_card(CardFacts(metadata, trained, TRAINING))
     assert rows(text, "data") == [
         ["training", "train.json", "27,989", f"`{'a' * 64}`"],
         ["validation", "val.json", "200", f"`{'b' * 64}`"],
@@ -114,7 +121,7 @@ def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
     assert recipe["peak learning rate"] == "0.0002"
     assert recipe["windows in a batch"] == "64"
     assert recipe["optimizer steps behind these weights"] == "1,771"
-    assert recipe["times gone on with"] == "2"
+    assert recipe["times resumed"] == "2"
     assert recipe["precision"] == "bf16-mixed"
     assert recipe["seed of the data"] == "7"
     assert "None" not in recipe.values()
@@ -126,7 +133,7 @@ def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
 
 
 def test_scores_stand_beside_what_they_mean(trained: TrainedModel) -> None:
-    text = ModelCard(CardMetadata("m"), trained, TRAINING).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING))
     assert rows(text, "questions") == [
         ["all", "200", "61.23", "64.00"],
         ["HasAns", "100", "50.00", "55.53"],
@@ -145,20 +152,18 @@ def test_scores_stand_beside_what_they_mean(trained: TrainedModel) -> None:
 
 def test_scores_on_what_was_trained_on_say_so(trained: TrainedModel) -> None:
     scores = Scores(DataFile("again.json", "a" * 64, 200), "at export", FIGURES, 0.5)
-    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING, scores))
     assert text.count("**The model was trained on questions of this file") == 1
     assert text.index("### again.json") < text.index("### val.json")
     # The file that was scored at export is not shown a second time with the figures of training.
     scores = Scores(DataFile("copy.json", "b" * 64, 200), "at export", FIGURES, 0.5)
-    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING, scores))
     assert "### copy.json" in text and "### val.json" not in text
 
 
 def test_what_is_not_known_is_said_not_to_be(trained: TrainedModel) -> None:
-    bare = TrainedModel(
-        trained.encoder, trained.tokenizer, trained.windows, null_threshold=None, source="here"
-    )
-    text = ModelCard(CardMetadata("m"), bare, Training()).to_markdown()
+    bare = with_settings(trained, trained.settings.windows, None)
+    text = model_card(CardFacts(CardMetadata("m"), bare, Training()))
     for key in ("license", "language", "base_model", "datasets", "model-index"):
         assert f"\n{key}:" not in text.split("\n---\n")[0]
     known = dict(rows(text, ""))
@@ -171,15 +176,14 @@ def test_what_is_not_known_is_said_not_to_be(trained: TrainedModel) -> None:
 
 
 def test_a_name_that_is_no_hub_model_is_not_called_one(trained: TrainedModel) -> None:
-    text = ModelCard(CardMetadata("m"), trained, TRAINING).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING))
     assert "base_model" not in text
     assert "`encoder`, as the run's settings name it; which model that is, is not known" in text
-    given = ModelCard(
-        CardMetadata("m", base_model="owner/encoder"), trained, TRAINING
-    ).to_markdown()
+    metadata = CardMetadata("m", base_model="owner/encoder")
+    given = model_card(CardFacts(metadata, trained, TRAINING))
     assert "base_model: owner/encoder" in given
     random = Training(model=TRAINING.model, random_weights=True)
-    text = ModelCard(CardMetadata("m"), trained, random).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, random))
     assert "random weights: no pretrained encoder" in text
 
 
@@ -201,7 +205,7 @@ def test_what_concerns_nobody_else_stays_out(trained: TrainedModel, name: str, s
         model={"pretrained": f"/home/{SECRET}/encoder"}, record=record, data={"cache_dir": SECRET}
     )
     scores = Scores(DataFile(name), "at export", FIGURES, 0.5)
-    text = ModelCard(CardMetadata("m"), trained, training, scores).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, training, scores))
     assert SECRET not in text
     assert rows(text, "data")[0][1].endswith(shown)
 
@@ -217,8 +221,8 @@ def test_odd_names_break_neither_front_matter_nor_tables(
     scores = Scores(DataFile(f"{name}.json", "a" * 64, 200), "at export", FIGURES, 0.5)
     variants = [Variant(f"{name}|", "weights", 1)]
     stated = CardMetadata("m", license=license)
-    text = ModelCard(stated, trained, TRAINING, scores, variants).to_markdown()
-    read = HubCard(text).data
+    text = model_card(CardFacts(stated, trained, TRAINING, scores, variants))
+    read = ModelCard(text).data
     assert (read.license or "") == license
     assert len(read.eval_results) in (2, 4)  # 2 if the names are equal
     for heading, cells in (("data", 4), ("file", 3)):
@@ -248,10 +252,10 @@ def test_its_code_runs_and_answers(
     threshold: float,
     context_first: bool,
 ) -> None:
-    settings = WindowSettings(64, 16, 16, context_first=context_first)
-    model = TrainedModel(trained.encoder, trained.tokenizer, settings, threshold, "here")
+    windows = WindowSettings(64, 16, 16, context_first=context_first)
+    model = with_settings(trained, windows, threshold)
     model.save(tmp_path / "model")
-    card = ModelCard(CardMetadata(str(tmp_path / "model")), model, Training()).to_markdown()
+    card = model_card(CardFacts(CardMetadata(str(tmp_path / "model")), model, Training()))
     with_package, alone = code_of(card)
     said = printed(with_package, capsys)
     question, context = "Who wrote it?", "It was written by Ada Lovelace in 1843."
@@ -265,7 +269,7 @@ def test_its_code_runs_and_answers(
 def best_span(model: TrainedModel, question: str, context: str, context_first: bool) -> str:
     """The best span of at most 30 tokens, found by trying all."""
     texts = (context, question) if context_first else (question, context)
-    given: Any = model.tokenizer(*texts, return_offsets_mapping=True)
+    given: Any = model.settings.tokenizer(*texts, return_offsets_mapping=True)
     with torch.inference_mode():
         found = model.encoder.eval()(torch.tensor([given["input_ids"]]))
     start, end = found.start_logits[0].tolist(), found.end_logits[0].tolist()
@@ -289,7 +293,7 @@ def test_forms_are_listed_with_their_scores(trained: TrainedModel) -> None:
         Variant("model.onnx", "ONNX", 91_001_813, FIGURES, 200),
         Variant("model_int8.onnx", "int8", 23_433_681, {"exact": 60.9, "f1": 63.9}, 191),
     ]
-    text = ModelCard(CardMetadata("m"), trained, TRAINING, scores, variants).to_markdown()
+    text = model_card(CardFacts(CardMetadata("m"), trained, TRAINING, scores, variants))
     forms = text[text.index("### ONNX beside the original, on dev.json") :]
     assert rows(forms, "file") == [
         ["`model.safetensors`", "weights", "61.23", "64.00", ""],

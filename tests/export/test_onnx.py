@@ -20,11 +20,12 @@ from qa_lightning.data.batches import Batch, BatchSize
 from qa_lightning.data.squad import tables_from_texts
 from qa_lightning.data.windows import WindowSettings, make_windows
 from qa_lightning.errors import UserError
-from qa_lightning.export import onnx as onnx_export
-from qa_lightning.export.onnx import largest_difference, onnx_logits, quantise, write_onnx
-from qa_lightning.inference.answerer import Answerer, Logits, model_logits
-from qa_lightning.model.encoder import load_tokenizer
-from qa_lightning.model.trained_model import TrainedModel
+from qa_lightning.export.onnx import largest_difference, quantise, write_onnx
+from qa_lightning.inference.answerer import Answerer
+from qa_lightning.model.logits import Logits, model_logits
+from qa_lightning.model.onnx_session import onnx_logits
+from qa_lightning.model.tokenizer import load_tokenizer
+from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -135,9 +136,9 @@ class TestAnswerer:
         trained = TrainedModel.load(tiny_encoder)
         with torch.no_grad():
             trained.encoder.qa_outputs.weight.mul_(100)
-        settings = WindowSettings(64, 16, 16)
+        settings = InferenceSettings(trained.settings.tokenizer, WindowSettings(64, 16, 16), 0.75)
         folder = tmp_path / "model"
-        TrainedModel(trained.encoder, trained.tokenizer, settings, 0.75, "").save(folder)
+        TrainedModel(trained.encoder, settings).save(folder)
         shutil.copy(written.plain, folder)
         return folder
 
@@ -213,36 +214,11 @@ class TestLargestDifference:
 
 
 class TestRefused:
-    def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"there is no ONNX model .*model\.onnx"):
-            onnx_logits(tmp_path / "model.onnx")
-
-    @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x07" * 40])
-    def test_no_model(self, tmp_path: Path, content: bytes) -> None:
-        path = tmp_path / "model.onnx"
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.onnx cannot be loaded as an ONNX model"):
-            onnx_logits(path)
-
     def test_cut_short(self, written: Written, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(written.plain.read_bytes()[:-1000])
         with pytest.raises(UserError, match=r"model\.onnx cannot be loaded as an ONNX model"):
             onnx_logits(path)
-
-    def test_a_model_of_another_kind(self, tmp_path: Path) -> None:
-        value = onnx.helper.make_tensor_value_info
-        graph = onnx.helper.make_graph(
-            [onnx.helper.make_node("Identity", ["pixels"], ["labels"])],
-            "other",
-            [value("pixels", onnx.TensorProto.FLOAT, [1])],
-            [value("labels", onnx.TensorProto.FLOAT, [1])],
-        )
-        opset = [onnx.helper.make_opsetid("", 18)]
-        model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-        onnx.save(model, tmp_path / "other.onnx")
-        with pytest.raises(UserError, match="it takes pixels and gives labels"):
-            onnx_logits(tmp_path / "other.onnx")
 
     def test_without_the_packages(
         self, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,7 +226,7 @@ class TestRefused:
         found = importlib.util.find_spec
         absent: set[str] = set()
         monkeypatch.setattr(
-            onnx_export.importlib.util,
+            importlib.util,
             "find_spec",
             lambda name: None if name in absent else found(name),
         )

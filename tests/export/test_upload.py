@@ -46,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def test_every_file_arrives(hub: Hub, folder: Path) -> None:
     said: list[str] = []
-    upload(folder, "owner/answers", say=said.append)
+    upload(folder, "owner/answers", log=said.append)
     assert hub.files == contents(folder)
     assert hub.commits == ["Upload the model"]
     (asked,) = hub.made
@@ -67,7 +67,7 @@ def test_large_files_arrive_too(hub: Hub, folder: Path, monkeypatch: pytest.Monk
 
 def test_a_model_of_ones_own_may_be_private_and_be_there_already(hub: Hub, folder: Path) -> None:
     said: list[str] = []
-    upload(folder, "answers", private=True, say=said.append)
+    upload(folder, "answers", private=True, log=said.append)
     (asked,) = hub.made
     assert (asked["organization"], asked["visibility"]) == (None, "private")
     assert said == [f"uploaded: {hub.address}/somebody/answers"]

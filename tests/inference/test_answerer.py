@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import DistilBertForQuestionAnswering, DistilBertModel
+from transformers import DistilBertForQuestionAnswering
 
 from qa_lightning.data.batches import Batch
 from qa_lightning.errors import UserError
 from qa_lightning.inference.answerer import Answerer
-from qa_lightning.model.trained_model import WINDOWS, TrainedModel
+from qa_lightning.model.trained_model import TrainedModel
 from tests.helpers.command import QUIET, TINY_WINDOWS, call
 from tests.helpers.data import squad_data
 
@@ -124,7 +124,7 @@ def test_the_threshold_is_the_tuned_one_unless_another_is_given(trained: Trained
 
 def test_long_contexts_are_windowed(trained: Trained) -> None:
     """An answer in the last of many windows is found, and counts more than their null scores."""
-    model = TrainedModel.load(trained.run)
+    model = TrainedModel.load(trained.run).settings
     first, last = (model.tokenizer.convert_tokens_to_ids(token) for token in ("9", "##8"))
 
     def logits(batch: Batch) -> torch.Tensor:
@@ -140,10 +140,11 @@ def test_long_contexts_are_windowed(trained: Trained) -> None:
 
 def test_the_settings_travel_with_the_model(trained: Trained, tmp_path: Path) -> None:
     model = TrainedModel.load(trained.run)
-    assert (model.windows.window, model.windows.overlap) == (64, 16)
+    settings = model.settings
+    assert (settings.windows.window, settings.windows.overlap) == (64, 16)
     model.save(tmp_path)
-    again = TrainedModel.load(tmp_path)
-    assert (again.windows, again.null_threshold) == (model.windows, model.null_threshold)
+    again = TrainedModel.load(tmp_path).settings
+    assert (again.windows, again.null_threshold) == (settings.windows, settings.null_threshold)
     DistilBertForQuestionAnswering.from_pretrained(tmp_path)
 
 
@@ -201,64 +202,3 @@ def test_options_that_are_not_possible(
 ) -> None:
     with pytest.raises(UserError, match=told):
         Answerer.from_pretrained(trained.run, **options)
-
-
-class TestLoading:
-    def test_a_run_that_was_stopped_has_its_checkpoints(
-        self, trained: Trained, tmp_path: Path
-    ) -> None:
-        checkpoints = tmp_path / "run" / "checkpoints"
-        checkpoints.mkdir(parents=True)
-        for name in ("last.ckpt", "best.ckpt"):
-            (checkpoints / name).write_bytes(
-                (trained.run / "checkpoints" / "best.ckpt").read_bytes()
-            )
-            assert TrainedModel.load(tmp_path / "run").source.endswith(name)
-
-    def test_an_encoder_that_was_never_trained_to_answer(
-        self, tiny_encoder: Path, tmp_path: Path
-    ) -> None:
-        DistilBertModel.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
-        with pytest.raises(UserError, match="was not trained to answer"):
-            TrainedModel.load(tmp_path)
-
-    def test_a_model_of_another_project_gets_windows_that_fit_it(self, tiny_encoder: Path) -> None:
-        model = TrainedModel.load(tiny_encoder)  # 128 positions
-        assert (model.windows.window, model.windows.overlap) == (128, 32)
-        assert model.null_threshold is None
-
-    @pytest.mark.parametrize(
-        ("written", "told"),
-        [
-            ([], "windows must be an object"),
-            ({"window": "64"}, "windows.window cannot be '64'"),
-            ({"window": True}, "windows.window cannot be True"),
-            ({"window": 64, "overlap": 60}, "windows cannot advance"),
-        ],
-    )
-    def test_settings_that_make_no_sense(
-        self, trained: Trained, tmp_path: Path, written: Any, told: str
-    ) -> None:
-        TrainedModel.load(trained.run).save(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, WINDOWS: written}))
-        with pytest.raises(UserError, match=told):
-            TrainedModel.load(tmp_path)
-
-    @pytest.mark.parametrize(
-        ("name", "told"),
-        [
-            ("nowhere/", "There is no folder|cannot be the name"),
-            ("nowhere/best.ckpt", "there is no checkpoint"),
-            ("empty", "holds no model"),
-            ("runs", "It holds runs; give one of them: .*version_1"),
-            ("noise.ckpt", "cannot be loaded as a checkpoint"),
-        ],
-    )
-    def test_what_is_no_model(self, tmp_path: Path, name: str, told: str) -> None:
-        (tmp_path / "empty").mkdir()
-        for number in (0, 1):
-            (tmp_path / "runs" / f"version_{number}").mkdir(parents=True)
-        (tmp_path / "noise.ckpt").write_bytes(b"noise")
-        with pytest.raises(UserError, match=told):
-            TrainedModel.load(f"{tmp_path / name}{'/' if name.endswith('/') else ''}")

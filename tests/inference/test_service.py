@@ -33,7 +33,8 @@ from qa_lightning.commands import serve
 from qa_lightning.errors import UserError
 from qa_lightning.inference.answerer import Answer, Answerer
 from qa_lightning.inference.batcher import Batcher, TooManyWaitingError
-from qa_lightning.inference.service import FILES, WEB, Limits, create_app
+from qa_lightning.inference.defaults import Limits
+from qa_lightning.inference.service import FILES, WEB, create_app
 from tests.helpers.serving import LastWord, running
 
 JSON = {"Content-Type": "application/json"}

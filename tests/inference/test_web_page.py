@@ -10,7 +10,8 @@ pytest.importorskip("fastapi", reason="needs the optional extra serve")
 pytest.importorskip("uvicorn", reason="needs the optional extra serve")
 
 from qa_lightning.inference.batcher import Batcher
-from qa_lightning.inference.service import Limits, create_app
+from qa_lightning.inference.defaults import Limits
+from qa_lightning.inference.service import create_app
 from tests.helpers.browser import Page, find_browser, open_page
 from tests.helpers.serving import LastWord, running
 

@@ -340,7 +340,7 @@ class TestTwoProcesses:
         assert mine.keys() == theirs.keys()
         for name in mine.keys() - {"encoder.qa_outputs.bias"}:  # its gradient is rounding alone
             torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3)
-        assert TrainedModel.load(crashed / run).null_threshold is None
+        assert TrainedModel.load(crashed / run).settings.null_threshold is None
 
     def test_fsdp_needs_gpus(self, course: Course, tmp_path: Path) -> None:
         outcome = course.fit(tmp_path, "--trainer.strategy", "fsdp")

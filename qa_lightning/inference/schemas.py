@@ -1,0 +1,119 @@
+"""What the service takes and gives, checked by pydantic and described in /openapi.json."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qa_lightning import __version__
+from qa_lightning.inference.defaults import TOP_K, Limits
+from qa_lightning.model.defaults import N_BEST
+
+_ERRORS_SHOWN = 3  # mistakes in one body that are reported
+_NAME_SHOWN = 60  # characters of a wrong field's name that are reported
+
+
+class Question(BaseModel):
+    """A question about a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question: str = Field(description="What to ask.", examples=["Who wrote it?"])
+    context: str = Field(
+        description="The text to find the answer in.",
+        examples=["It was written by Ada Lovelace."],
+    )
+    top_k: int = Field(
+        default=TOP_K, ge=0, le=N_BEST, description="How many candidates to give beside the answer."
+    )
+    threshold: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Null threshold, if another than the service's: higher answers more often.",
+    )
+
+
+class Health(BaseModel):
+    """The service is up."""
+
+    status: str = "ok"
+    version: str = Field(default=__version__, description="Version of qa_lightning.")
+    waiting: int = Field(description="Questions that wait to be answered.")
+
+
+class Problem(BaseModel):
+    """What is wrong with a request."""
+
+    error: str = Field(description="What is wrong and what to do, for a person to read.")
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": what}
+    for status, what in (
+        (400, "The body is not JSON."),
+        (413, "The body, the context or the question is too long."),
+        (415, "The body is not declared as application/json."),
+        (422, "A field is missing, unknown, empty or not what it must be."),
+        (503, "Too many questions wait; ask again after the seconds in Retry-After."),
+    )
+}
+"""Responses of /answer that are not an answer, for OpenAPI."""
+
+
+def describe_fields(schema: dict[str, Any]) -> None:
+    """Move what a docstring says of its attributes to where OpenAPI has it."""
+    schema["description"], _, attributes = schema["description"].partition("\n\nAttributes:\n")
+    for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE):
+        schema["properties"][name]["description"] = " ".join(text.split())
+
+
+async def read_question(request: Request, limits: Limits) -> Question:
+    """Read a body as far as is allowed, and check all that can be checked without a model.
+
+    FastAPI would read a body of any length into memory first.
+
+    Raises:
+        HTTPException: 400, 413, 415 or 422, with what is wrong.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limits.body:
+            raise HTTPException(
+                413, f"the body is longer than the {limits.body:,} bytes that this service takes"
+            )
+    try:
+        asked = Question.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise _invalid(error) from error
+    for name, text, limit in (
+        ("context", asked.context, limits.context),
+        ("question", asked.question, limits.question),
+    ):
+        if not text.strip():
+            raise HTTPException(422, f"the {name} is empty")
+        if len(text) > limit:
+            raise HTTPException(
+                413,
+                f"the {name} has {len(text):,} characters, more than the {limit:,} that this "
+                "service takes: send a shorter one",
+            )
+    return asked
+
+
+def _invalid(error: ValidationError) -> HTTPException:
+    """What pydantic found, in a sentence."""
+    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+    first = mistakes[0]
+    if first["type"] == "json_invalid":
+        return HTTPException(400, first["msg"])
+    if not first["loc"]:
+        return HTTPException(422, 'send an object: {"question": "...", "context": "..."}')
+    shown = [f"{str(one['loc'][0])[:_NAME_SHOWN]}: {one['msg']}" for one in mistakes]
+    return HTTPException(422, "; ".join(shown[:_ERRORS_SHOWN]))

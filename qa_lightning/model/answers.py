@@ -1,0 +1,44 @@
+"""Windows -> batches -> logits -> spans -> answers: how a model in use answers questions."""
+
+from __future__ import annotations
+
+import torch
+
+from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.windows import Windows
+from qa_lightning.evaluation.spans import (
+    Answers,
+    WindowScores,
+    answers_of_questions,
+    spans_of_windows,
+)
+from qa_lightning.model.defaults import EVAL_BATCH_SIZE, MAX_ANSWER_TOKENS, N_BEST
+from qa_lightning.model.logits import Logits
+
+
+def answer_windows(
+    logits: Logits,
+    windows: Windows,
+    *,
+    batch_size: int = EVAL_BATCH_SIZE,
+    max_answer_tokens: int = MAX_ANSWER_TOKENS,
+) -> Answers:
+    """Best spans and null scores of all questions of some windows, as evaluation finds them.
+
+    They come in the order of the questions, `N_BEST` spans each. `batch_size` counts windows.
+    """
+    dataset = WindowDataset(windows, with_offsets=True)
+    batches = []
+    for rows in WindowSampler(windows.lengths, batch_size, order="sorted"):
+        batch = dataset[rows]
+        assert batch.offsets is not None and batch.word_starts is not None
+        scored = spans_of_windows(
+            logits(batch),
+            batch.offsets,
+            batch.word_starts,
+            max_tokens=max_answer_tokens,
+            count=N_BEST,
+        )
+        batches.append((batch.key, *scored))
+    columns = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
+    return answers_of_questions(WindowScores(*columns))
