@@ -25,9 +25,9 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from report import record
 
+from qa_lightning.model.peak_rate import measure_peak
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.peak_rate import measure_peak
 from qa_lightning.training.throughput import Throughput
 
 SQUAD_WINDOWS = 131_754
@@ -196,7 +196,7 @@ def main() -> int:
         return 2
     note = (
         f"A bfloat16 matrix product reaches {peak / 1e12:.4g} TFLOP/s on this device. "
-        "MFU is against the data sheet's peak where there is one; an epoch is "
+        "MFU is against the measured peak; an epoch is "
         f"{SQUAD_WINDOWS:,} windows at the rate measured."
     )
     if left:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from qa_lightning.data.batches import BatchSize
-from qa_lightning.training.peak_rate import PeakRate, peak_rate, training_dtype, wait_for
+from qa_lightning.model.peak_rate import PeakRate, compute_dtype, measure_peak, wait_for
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -139,8 +139,8 @@ class Throughput(Callback):
         self._logged_step = trainer.global_step
         self.overall = None
         self._cost = TrainingCost.of(pl_module.encoder)  # type: ignore[arg-type]
-        dtype = training_dtype(str(trainer.precision))
-        self._peak = peak_rate(trainer.strategy.root_device, dtype)
+        dtype = compute_dtype(str(trainer.precision))
+        self._peak = measure_peak(trainer.strategy.root_device, dtype)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qa_lightning.data.batches import BatchSize
 from qa_lightning.model.encoder import build_encoder, load_encoder
+from qa_lightning.model.peak_rate import PeakRate
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.peak_rate import PeakRate
 from qa_lightning.training.throughput import Rates, Throughput, TrainingCost, summary
 from tests.helpers.command import call, options_of, scalars
 
@@ -56,7 +56,7 @@ class Run:
         )
         self.module: Any = SimpleNamespace(encoder=None, log_dict=self.logged.append)
         monkeypatch.setattr(
-            "qa_lightning.training.throughput.peak_rate", lambda device, dtype: PEAK
+            "qa_lightning.training.throughput.measure_peak", lambda device, dtype: PEAK
         )
         monkeypatch.setattr(TrainingCost, "of", lambda encoder: COST)
         monkeypatch.setattr("qa_lightning.training.throughput.rank_zero_info", self.printed.append)

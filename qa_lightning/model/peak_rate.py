@@ -1,0 +1,77 @@
+"""The peak rate of a device in matrix products, measured: what training is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from qa_lightning.model.linear import linear
+
+MEASURING = 0.2
+"""Seconds that a measurement takes."""
+
+
+@dataclass(frozen=True)
+class PeakRate:
+    """The highest rate that a device was seen to reach.
+
+    Attributes:
+        flops: Floating-point operations per second; a multiplication and an addition are two.
+        source: How it was measured, in words.
+    """
+
+    flops: float
+    source: str
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The type in which matrix products are computed under one of Lightning's precisions."""
+    if "bf16" in precision:
+        return torch.bfloat16
+    if "16" in precision:
+        return torch.float16
+    return torch.float64 if "64" in precision else torch.float32
+
+
+def measure_peak(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> PeakRate:
+    """Measure the rate in large matrix products: the best of those that fit in `MEASURING`.
+
+    Args:
+        device: Where to measure; on a CPU with the threads that torch uses.
+        dtype: Type of the factors.
+        clock: Gives the time in seconds.
+    """
+    threads = torch.get_num_threads()
+    # On a CPU products are short, so that some of them fall between the work of other processes.
+    # A GPU needs large ones to fill it, and several of them to hide the time of a launch.
+    on_cpu = device.type == "cpu"
+    rows, width, products = (512 * threads, 512, 1) if on_cpu else (8192, 8192, 4)
+    generator = torch.Generator().manual_seed(0)  # leaves the training's random numbers alone
+    left = torch.randn(rows, width, generator=generator).to(device, dtype)
+    right = torch.randn(width, width, generator=generator).to(device, dtype)
+    best = float("inf")
+    begin = clock()
+    with torch.no_grad():
+        linear(left, right)  # the first prepares kernels
+        while best == float("inf") or clock() - begin < MEASURING:
+            wait_for(device)
+            at = clock()
+            for _ in range(products):
+                linear(left, right)
+            wait_for(device)
+            best = min(best, clock() - at)
+    kind = str(dtype).removeprefix("torch.")
+    where = f"CPU (threads: {threads})" if on_cpu else str(device)
+    flops = 2 * products * rows * width * width / best
+    return PeakRate(flops, f"{where}, {kind}, measured in a matrix product")
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all its work; a CPU always has."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
