@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qa_lightning.data.batches import Batch
+from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
-from qa_lightning.model.attention import use_window_attention
+from qa_lightning.model.attention import (
+    AttentionBackend,
+    packed_arguments,
+    use_window_attention,
+)
 from qa_lightning.model.hardware import best_device, choose_precision
 from qa_lightning.model.linear import use_fast_linear
 
@@ -89,6 +93,27 @@ def padded_logits(
     if attention_mask is not None:
         logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
     return logits
+
+
+def packed_logits(
+    encoder: DistilBertForQuestionAnswering,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    packing: Packing,
+    backend: AttentionBackend,
+    encode: Callable[..., Any],
+) -> Tensor:
+    """Logits as `padded_logits` gives them, computed in one row without the padding."""
+    windows, width = input_ids.shape
+    row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.indices]
+    hidden = encode(
+        input_ids=row.unsqueeze(0),
+        position_ids=(packing.indices % width).unsqueeze(0),
+        **packed_arguments(backend, packing, attention_mask),
+    )[0]
+    padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
+    logits = head_logits(encoder, hidden)[0]
+    return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
 
 
 def head_logits(encoder: DistilBertForQuestionAnswering, hidden: Tensor) -> Tensor:

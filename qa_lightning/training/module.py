@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError, require_valid
@@ -16,13 +16,12 @@ from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
-    packed_arguments,
     use_window_attention,
 )
 from qa_lightning.model.encoder import NULL_THRESHOLD, build_encoder, load_encoder
 from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
-from qa_lightning.model.logits import head_logits, padded_logits
+from qa_lightning.model.logits import packed_logits, padded_logits
 from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
@@ -191,23 +190,15 @@ class QuestionAnsweringModule(LightningModule):
         Returns:
             float32 `[windows, tokens, 2]`; -inf at padding.
         """
-        # The compiled encoder is the one that is called, and for training alone: evaluation has
+        # Calling the encoder runs its compiled form, which is for training alone: evaluation has
         # batches of many more shapes, and its figures should not depend on a compiler.
         encode = self.encoder.distilbert if self.training else self.encoder.distilbert.forward
         if packing is None:
             return padded_logits(self.encoder, input_ids, attention_mask, encode)
         if attention_mask is None:
             raise ValueError("packed windows come with an attention mask")
-        windows, width = input_ids.shape
-        row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.indices]
-        hidden = encode(
-            input_ids=row.unsqueeze(0),
-            position_ids=(packing.indices % width).unsqueeze(0),
-            **packed_arguments(self._attention_backend(row.device), packing, attention_mask),
-        )[0]
-        padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
-        logits = head_logits(self.encoder, hidden)[0]
-        return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
+        backend = self._attention_backend(input_ids.device)
+        return packed_logits(self.encoder, input_ids, attention_mask, packing, backend, encode)
 
     def _attention_backend(self, device: torch.device) -> AttentionBackend:
         """How packed windows attend on this device; announced when it is chosen."""
@@ -216,17 +207,11 @@ class QuestionAnsweringModule(LightningModule):
         backend = choose_backend(device, dtype)
         if backend != self._packed_backend:
             self._packed_backend = backend
-            names = {
-                "varlen": "variable-length attention (varlen_attn)",
-                "pad": "attention that is padded",
-                "loop": "attention window by window",
-            }
-            rank_zero_info(f"packed windows: {names[backend]}")
+            rank_zero_info(f"packed windows: attention backend {backend}")
             if backend == "varlen" and self.training and self.encoder.config.attention_dropout:
                 rank_zero_warn(
-                    "variable-length attention has no dropout of attention weights: they are "
-                    "trained without. --model.attention_dropout 0 says so; "
-                    "--data.batching grouped keeps it"
+                    "varlen attention has no dropout of attention weights; set "
+                    "--model.attention_dropout 0, or keep the dropout with --data.batching grouped"
                 )
         return backend
 
