@@ -75,8 +75,8 @@ def examples(
     """Say how some questions were answered.
 
     Args:
-        questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
-        contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
+        questions: Arrow table, see `qa_lightning.data.tables.QUESTIONS`.
+        contexts: Arrow table, see `qa_lightning.data.tables.CONTEXTS`.
         answers: Answers of all these questions or of some.
         places: Which of the answers are meant, int64 `[examples]`.
         threshold: A question is answered with "no answer" when its null odds exceed this.

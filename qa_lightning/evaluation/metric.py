@@ -56,8 +56,8 @@ class SquadMetric(Metric):
         """Say which questions the windows to come belong to.
 
         Args:
-            questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
-            contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
+            questions: Arrow table, see `qa_lightning.data.tables.QUESTIONS`.
+            contexts: Arrow table, see `qa_lightning.data.tables.CONTEXTS`.
         """
         self._ids = questions.column("id").to_pylist()
         self._contexts = contexts.column("text").to_pylist()

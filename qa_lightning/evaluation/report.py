@@ -236,8 +236,8 @@ def failure_report(
     gold answers counts as unanswerable.
 
     Args:
-        questions: Arrow table, see `qa_lightning.data.squad.QUESTIONS`.
-        contexts: Arrow table, see `qa_lightning.data.squad.CONTEXTS`.
+        questions: Arrow table, see `qa_lightning.data.tables.QUESTIONS`.
+        contexts: Arrow table, see `qa_lightning.data.tables.CONTEXTS`.
         answers: Answers of all these questions or of some.
         windows: Number of windows of each answered question, int64 `[questions]`.
         threshold: A question is answered with "no answer" when its null odds exceed this.

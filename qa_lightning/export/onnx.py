@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
+from qa_lightning.data.batches import Batch, WindowDataset
+from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.errors import UserError
 from qa_lightning.model.logits import padded_logits
 

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
-from qa_lightning.data.squad import tables_from_texts
-from qa_lightning.data.windows import Windows, WindowSettings, make_windows
+from qa_lightning.data.batches import Batch, WindowDataset
+from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.tables import tables_from_texts
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import (
     Answers,

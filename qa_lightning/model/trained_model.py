@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qa_lightning.data.windows import WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.errors import UserError
 from qa_lightning.model.encoder import (
     NULL_THRESHOLD,

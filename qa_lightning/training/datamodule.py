@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,26 +17,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.download import default_cache_dir
-from qa_lightning.data.squad import (
-    ReadReport,
-    Source,
-    iter_chunks,
-    read_squad,
-    require_labels,
-    resolve_source,
-    select,
-    split_articles,
-)
+from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.selection import Selection
+from qa_lightning.data.sources import Source, resolve_source
+from qa_lightning.data.squad import read_squad
+from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
 from qa_lightning.data.window_cache import FORMAT, is_complete, open_windows, save_windows
-from qa_lightning.data.windows import Special, Windows, WindowSettings, make_windows
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import Special, Windows, make_windows
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from qa_lightning.data.squad import SquadTables
 
 Split = Literal["train", "holdout", "val", "test", "predict"]
 
@@ -47,32 +40,6 @@ STAGES: Mapping[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which questions of a source are used, and how.
-
-    `holdout` is the share of articles that are held out, and `held_out` says whether these are
-    meant, or those that stay.
-    """
-
-    unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
-    max_questions: int | None = None
-    seed: int = 42
-    holdout: float = 0.0
-    held_out: bool = False
-
-    def of(self, tables: SquadTables) -> SquadTables:
-        """Select from what was read."""
-        if self.holdout:
-            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
-        return select(
-            tables,
-            unanswerable=self.unanswerable,
-            max_questions=self.max_questions,
-            seed=self.seed,
-        )
 
 
 class SquadDataModule(LightningDataModule):
@@ -288,43 +255,31 @@ class SquadDataModule(LightningDataModule):
         return self.cache_dir / "windows" / name
 
     def _prepare(self, split: Split, folder: Path) -> None:
-        """Read, window and cache a split, a part at a time: memory does not grow with the data."""
+        """Read, window and cache a split."""
         source = self.source(split)
-        settings = self._settings(split)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tables-", dir=folder.parent) as tables_folder:
-            tables = self._read(split, Path(tables_folder))
-            texts = tables.contexts.num_rows + tables.questions.num_rows
-            name = f"{split}: tokenising"
-            with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
-                windows = (
-                    make_windows(part, self.tokenizer, settings, bar.update)
-                    for part in iter_chunks(tables)
-                )
-                save_windows(windows, tables.report, folder)
-        if lost := open_windows(folder).untokenizable_answers:
+        tables = self._read(split)
+        texts = tables.contexts.num_rows + tables.questions.num_rows
+        name = f"{split}: tokenising"
+        with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
+            windows = make_windows(tables, self.tokenizer, self._settings(split), bar.update)
+        save_windows(windows, folder)
+        if windows.untokenizable_answers:
             rank_zero_warn(
-                f"{source.name}: {lost} answers hold no token at all (white space or control "
-                "characters); their windows are ignored in the loss"
+                f"{source.name}: {windows.untokenizable_answers} answers hold no token at all "
+                "(white space or control characters); their windows are ignored in the loss"
             )
 
-    def _read(self, split: Split, folder: Path) -> SquadTables:
-        """Read a split's source and select from it; the tables lie in the folder."""
+    def _read(self, split: Split) -> SquadTables:
+        """Read a split's source and select from it."""
         source = self.source(split)
         rank_zero_info(f"{split}: reading {source.name}")
-        tables = read_squad(source, folder)
+        tables = read_squad(source)
         if split != "holdout":  # the training set's, read for the training questions before
             _warn_about(source.name, tables.report)
         try:
-            tables = self._selection(split).of(tables)
+            return self._selection(split).of(tables)
         except UserError as error:
             raise UserError(f"{source.name}: {error}") from error
-        if tables.questions.num_rows == 0:
-            raise UserError(
-                f"{source.name}: no question is left for {split} with these options "
-                f"(unanswerable: {self._selection(split).unanswerable})"
-            )
-        return tables
 
     def _check_labels(self, split: Split, folder: Path) -> None:
         if split != "predict":
@@ -378,14 +333,14 @@ class SquadDataModule(LightningDataModule):
 
 
 def _warn_about(name: str, report: ReadReport) -> None:
-    if report.shifted_answers:
+    if report.shifted:
         rank_zero_info(
-            f"{name}: {report.shifted_answers} answers stood one or two characters before the "
-            "place that the file names; put right"
+            f"{name}: {len(report.shifted)} answers stood one or two characters before the "
+            "place that the file names; corrected"
         )
-    if report.misplaced_answers:
-        some = ", ".join(report.misplaced_ids[:5])
+    if report.misplaced:
+        ids = list(dict.fromkeys(report.misplaced))
         rank_zero_warn(
-            f"{name}: skipped {report.misplaced_answers} answers that do not stand where the file "
-            f"says (questions {some}{', ...' if len(report.misplaced_ids) > 5 else ''})"
+            f"{name}: skipped {len(report.misplaced)} answers that do not stand where the file "
+            f"says (questions {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
         )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_lightning.data.squad import CONTEXTS, QUESTIONS
+from qa_lightning.data.tables import CONTEXTS, QUESTIONS
 from qa_lightning.evaluation.report import (
     Report,
     calibration,
