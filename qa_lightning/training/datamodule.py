@@ -152,20 +152,25 @@ class SquadDataModule(LightningDataModule):
         """Download, read, tokenise and cache, on one process of each machine."""
         if self.trainer is None or self.trainer.state.fn is None:
             raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        tables: dict[str, SquadTables] = {}  # by digest: each source is read once
         for split in self._splits(self.trainer.state.fn.value):
+            if split in self._windows:  # by an earlier stage
+                continue
             folder = self._folder(split)
             if is_complete(folder):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
-                self._prepare(split, folder)
-            self._check_labels(split, folder)
+                self._prepare(split, folder, tables)
+            windows = self._windows[split] = open_windows(folder)
+            if split != "predict":
+                require_labels(windows.questions, self.source(split).name)
+            self._describe(split)
 
     def setup(self, stage: str) -> None:
-        """Open the cached windows, on every process."""
+        """Open the cached windows, on every process that has not prepared them itself."""
         for split in self._splits(stage):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
-                self._describe(split)
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, in an order that the seed and the epoch fix."""
@@ -254,36 +259,27 @@ class SquadDataModule(LightningDataModule):
         name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache_dir / "windows" / name
 
-    def _prepare(self, split: Split, folder: Path) -> None:
-        """Read, window and cache a split."""
+    def _prepare(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
+        """Read (unless `tables` has it already), window and cache a split."""
         source = self.source(split)
-        tables = self._read(split)
-        texts = tables.contexts.num_rows + tables.questions.num_rows
+        if source.digest not in tables:
+            rank_zero_info(f"{split}: reading {source.name}")
+            tables[source.digest] = read_squad(source)
+            _warn_about(source.name, tables[source.digest].report)
+        try:
+            selected = self._selection(split).of(tables[source.digest])
+        except UserError as error:
+            raise UserError(f"{source.name}: {error}") from error
+        texts = selected.contexts.num_rows + selected.questions.num_rows
         name = f"{split}: tokenising"
         with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
-            windows = make_windows(tables, self.tokenizer, self._settings(split), bar.update)
+            windows = make_windows(selected, self.tokenizer, self._settings(split), bar.update)
         save_windows(windows, folder)
         if windows.untokenizable_answers:
             rank_zero_warn(
                 f"{source.name}: {windows.untokenizable_answers} answers hold no token at all "
                 "(white space or control characters); their windows are ignored in the loss"
             )
-
-    def _read(self, split: Split) -> SquadTables:
-        """Read a split's source and select from it."""
-        source = self.source(split)
-        rank_zero_info(f"{split}: reading {source.name}")
-        tables = read_squad(source)
-        if split != "holdout":  # the training set's, read for the training questions before
-            _warn_about(source.name, tables.report)
-        try:
-            return self._selection(split).of(tables)
-        except UserError as error:
-            raise UserError(f"{source.name}: {error}") from error
-
-    def _check_labels(self, split: Split, folder: Path) -> None:
-        if split != "predict":
-            require_labels(open_windows(folder).questions, self.source(split).name)
 
     def _describe(self, split: Split) -> None:
         windows = self._windows[split]
