@@ -18,8 +18,10 @@ from qa_lightning.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from qa_lightning.data.checks import Check, FileCheck, Overlap
+    from qa_lightning.data.checks import Check, FileCheck
     from qa_lightning.data.findings import Finding
+    from qa_lightning.data.tables import ReadReport
+    from qa_lightning.data.token_checks import Tokens
 
 TOKENIZER = "distilbert-base-uncased"
 """That of the encoder that `fit` starts from by default."""
@@ -28,15 +30,8 @@ NO_TOKENIZER = "none"
 SHOWN = 20
 """Problems, and questions of a finding, that the text shows; JSON has all."""
 
-COUNTS = (
-    "articles",
-    "contexts",
-    "questions",
-    "answerable",
-    "unanswerable",
-    "unlabelled",
-    "answers",
-)
+KINDS = ("answerable", "unanswerable", "unlabelled")
+COUNTS = ("articles", "contexts", "questions", *KINDS, "answers")
 
 EXAMPLES = """\
 exit status: 0 if each file can be trained on, 1 if one would be refused
@@ -61,12 +56,10 @@ def run(arguments: list[str]) -> int:
     check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
     _log("")
     if options.json:
-        record = _record(check) | {
-            "tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None,
-            **{name: options[name] for name in ("window", "overlap", "max_question_tokens")},
-            "max_answer_tokens": options.max_answer_tokens,
-        }
-        print(json.dumps(record, indent=1))
+        sizes = ("window", "overlap", "max_question_tokens", "max_answer_tokens")
+        about = {"tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None}
+        about |= {name: options[name] for name in sizes}
+        print(json.dumps(_record(check) | about, indent=1))
     else:
         counted = why_none or (
             f"windows of {settings.window} tokens, overlap {settings.overlap}; tokenizer "
@@ -98,23 +91,16 @@ def _parser() -> CommandParser:
         help="what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
         f"'{NO_TOKENIZER}' counts none; by default {TOKENIZER}, if it can be had",
     )
-    for name, kind, default, what in (
-        ("window", int, WindowSettings.window, "tokens of a window at most"),
-        ("overlap", int, WindowSettings.overlap, "context tokens that windows share"),
-        ("max_question_tokens", int, WindowSettings.max_question_tokens, "longest question"),
-        ("max_answer_tokens", PositiveInt, MAX_ANSWER_TOKENS, "longest answer given"),
+    for option, kind, default, what in (
+        ("data.window", int, WindowSettings.window, "tokens of a window at most"),
+        ("data.overlap", int, WindowSettings.overlap, "context tokens that windows share"),
+        ("data.max_question_tokens", int, WindowSettings.max_question_tokens, "longest question"),
+        ("model.max_answer_tokens", PositiveInt, MAX_ANSWER_TOKENS, "longest answer given"),
     ):
-        of_fit = "model" if name == "max_answer_tokens" else "data"
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            default=default,
-            metavar="N",
-            help=f"{what}, as --{of_fit}.{name} of fit",
-        )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, with the ids of all questions"
-    )
+        name, what = f"--{option.partition('.')[2]}", f"{what}, as --{option} of fit"
+        parser.add_argument(name, type=kind, default=default, metavar="N", help=what)
+    what = "print one JSON object, with the ids of all questions"
+    parser.add_argument("--json", action="store_true", help=what)
     return parser
 
 
@@ -154,11 +140,10 @@ def _record(check: Check) -> dict[str, Any]:
     """The check for `--json`."""
     files = []
     for file in check.files:
-        counts = file.report and {name: getattr(file.report, name) for name in COUNTS}
         fields = asdict(file)
-        del fields["report"]
-        verdict = {"verdict": _verdict_on(file), "refused": bool(file.problems)}
-        files.append({**verdict, **fields, "counts": counts})
+        report = fields.pop("report") and file.report
+        fields["counts"] = report and {name: getattr(report, name) for name in COUNTS}
+        files.append({"verdict": _verdict_on(file), "refused": bool(file.problems), **fields})
     return {
         "verdict": _verdict(check),
         "refused": any(file.problems for file in check.files),
@@ -173,32 +158,34 @@ def _record(check: Check) -> dict[str, Any]:
 def _text(check: Check, counted: str) -> Iterator[str]:
     for file in check.files:
         yield file.name
-        yield from _counts(file, counted)
-        yield from _tokens(file, counted)
+        if file.report:
+            yield from _counts(file.report)
+            yield from _tokens(file.tokens, counted)
         if file.findings:
             yield ""
-            for finding in file.findings:
-                yield from _finding(finding)
+        for finding in file.findings:
+            yield from _finding(finding)
         if file.problems:
-            yield ""
-            yield "  refused, because:"
-            for problem in file.problems[:SHOWN]:
-                yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ", "    ")
-            if len(file.problems) > SHOWN:
-                yield f"  - and {len(file.problems) - SHOWN:,} more (--json)"
+            yield from ("", "  refused, because:")
+        for problem in file.problems[:SHOWN]:
+            yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ", "    ")
+        if len(file.problems) > SHOWN:
+            yield f"  - and {len(file.problems) - SHOWN:,} more (--json)"
         yield from ("", f"  verdict: {_verdict_on(file)}", "")
     for overlap in check.overlaps:
-        yield from _overlap(overlap)
+        yield " and ".join(overlap.files)
+        if not overlap.findings:
+            yield "  no question, id or context stands in both"
+        for finding in overlap.findings:
+            yield from _finding(finding)
         yield ""
     yield from _wrapped(_verdict(check), "")
 
 
-def _counts(file: FileCheck, counted: str) -> Iterator[str]:
-    if not (report := file.report):
-        return
+def _counts(report: ReadReport) -> Iterator[str]:
     shares = ", ".join(
         f"{count:,} {kind} ({100 * count / report.questions:.1f} %)"
-        for kind in ("answerable", "unanswerable", "unlabelled")
+        for kind in KINDS
         if (count := getattr(report, kind))
     )
     yield f"  {report.articles:>9,} articles"
@@ -206,31 +193,19 @@ def _counts(file: FileCheck, counted: str) -> Iterator[str]:
     yield f"  {report.questions:>9,} questions: {shares}"
     yield f"  {report.answers:>9,} answers"
     yield ""
-    if not file.tokens:
+
+
+def _tokens(tokens: Tokens | None, counted: str) -> Iterator[str]:
+    if not tokens:
         yield from _wrapped(f"tokens: {counted}", "  ")
-
-
-def _tokens(file: FileCheck, counted: str) -> Iterator[str]:
-    if not (tokens := file.tokens):
         return
     yield "  tokens       median   95 % have at most   longest"
     for name in ("questions", "contexts", "answers"):
-        if lengths := getattr(tokens, name):
-            yield (
-                f"  {name:<9} {lengths.median:>9,} {lengths.percentile_95:>18,} "
-                f"{lengths.longest:>9,}"
-            )
+        if (of := getattr(tokens, name)) is not None:
+            yield f"  {name:<9} {of.median:>9,} {of.percentile_95:>18,} {of.longest:>9,}"
     share = 100 * tokens.windows_with_answer / tokens.windows
     yield f"  {tokens.windows:,} windows, {share:.1f} % of them with an answer"
     yield f"  ({counted})"
-
-
-def _overlap(overlap: Overlap) -> Iterator[str]:
-    yield " and ".join(overlap.files)
-    if not overlap.findings:
-        yield "  no question, id or context stands in both"
-    for finding in overlap.findings:
-        yield from _finding(finding)
 
 
 def _finding(finding: Finding) -> Iterator[str]:
@@ -253,14 +228,9 @@ def _id(identity: str) -> str:
 
 
 def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width=100,
-        initial_indent=indent,
-        subsequent_indent=indent if hanging is None else hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    hanging = indent if hanging is None else hanging
+    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=hanging, **whole)
 
 
 def _verdict_on(file: FileCheck) -> str:

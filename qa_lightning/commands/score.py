@@ -21,46 +21,29 @@ examples:
 def run(arguments: list[str]) -> int:
     """Print the figures as JSON; returns the exit status."""
     options = _parser().parse_args(arguments)
-    odds = None if options.na_prob_file is None else Path(options.na_prob_file)
-    figures = score_files(
-        Path(options.data), Path(options.predictions), odds, options.na_prob_thresh
-    )
-    print(json.dumps(figures, indent=2))
+    odds = options.na_prob_file and Path(options.na_prob_file)
+    data, predictions = Path(options.data), Path(options.predictions)
+    print(json.dumps(_score(data, predictions, odds, options.na_prob_thresh), indent=2))
     return 0
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(
-        "score",
-        "Print the official SQuAD 2.0 figures of a predictions file. Every file may be gzipped.",
-        EXAMPLES,
+    description = (
+        "Print the official SQuAD 2.0 figures of a predictions file. Every file may be gzipped."
     )
+    parser = CommandParser("score", description, EXAMPLES)
     parser.add_argument("data", metavar="DATA", help="labelled questions in SQuAD format")
-    parser.add_argument(
-        "predictions", metavar="PREDICTIONS", help="JSON object: question id to text"
-    )
-    parser.add_argument(
-        "-n", "--na-prob-file", metavar="FILE", help="JSON object: question id to null odds"
-    )
-    parser.add_argument(
-        "-t",
-        "--na-prob-thresh",
-        type=Number,
-        default=1.0,
-        metavar="T",
-        help='null odds above this mean "no answer"; used with --na-prob-file',
-    )
+    what = "JSON object: question id to text"
+    parser.add_argument("predictions", metavar="PREDICTIONS", help=what)
+    what = "JSON object: question id to null odds"
+    parser.add_argument("-n", "--na-prob-file", metavar="FILE", help=what)
+    what = 'null odds above this mean "no answer"; used with --na-prob-file'
+    parser.add_argument("-t", "--na-prob-thresh", type=Number, default=1.0, metavar="T", help=what)
     return parser
 
 
-def score_files(
-    data: Path, predicted: Path, odds: Path | None, threshold: float
-) -> dict[str, float]:
-    """Score the questions of a file that have a prediction.
-
-    Raises:
-        UserError: a file cannot be read, or is not what it should be.
-    """
+def _score(data: Path, predicted: Path, odds: Path | None, threshold: float) -> dict[str, float]:
+    """Score the questions of a file that have a prediction."""
     from qa_lightning.evaluation.scoring import evaluate
 
     golds = _golds(data)

@@ -19,35 +19,25 @@ class BatchSize(NamedTuple):
     """How much work a batch is: plain numbers, known without asking the device."""
 
     windows: int
-    """Windows in it."""
-    tokens: int
-    """Real tokens, special ones included."""
-    padded_tokens: int
-    """Token positions computed, padding included."""
-    attention_pairs: int
-    """Sum over windows of the square of their real tokens: the pairs that attend to each other."""
+    tokens: int  # real ones, special tokens included
+    padded_tokens: int  # token positions computed, padding included
+    attention_pairs: int  # sum over windows of the square of their real tokens
 
 
 class Packing(NamedTuple):
     """How the windows of a batch stand behind each other in one row, without the padding.
 
     The number of positions is the same in nearly every batch, and the number of segments comes from
-    a short list, so that code compiled for these shapes fits the next batch too.
+    a short list, so that code compiled for these shapes fits the next batch too. The first segments
+    are the windows; positions left over make segments of at most `max_seqlen`; further ones are
+    empty.
     """
 
+    # Where the token of each position is in the flat `Batch.input_ids`, int64 `[padded_tokens]`;
+    # positions left over have the index after the last.
     indices: Tensor
-    """Where the token of each position is in the flat `Batch.input_ids`: int64 `[padded_tokens]`.
-
-    Positions that are left over have the index after the last.
-    """
-    cu_seqlens: Tensor
-    """Ends of the segments in the row, behind a 0: int32 `[segments + 1]`.
-
-    The first segments are the windows. The positions left over make segments of at most
-    `max_seqlen`; further segments are empty.
-    """
-    max_seqlen: int
-    """Positions of a segment at most."""
+    cu_seqlens: Tensor  # ends of the segments in the row, behind a 0: int32 `[segments + 1]`
+    max_seqlen: int  # positions of a segment at most
 
 
 class Batch(NamedTuple):
@@ -56,27 +46,18 @@ class Batch(NamedTuple):
     A named tuple, because Lightning moves it and the DataLoader pins it without help.
     """
 
-    input_ids: Tensor
-    """Token ids, int64 `[windows, tokens]`."""
-    attention_mask: Tensor | None
-    """True where a token is real, bool `[windows, tokens]`; None when nothing is padded."""
-    label_start: Tensor
-    """Position of the answer's first token, int64 `[windows]`; 0 is [CLS], -1 is ignored."""
-    label_end: Tensor
-    """Position of the answer's last token (inclusive), int64 `[windows]`."""
-    key: Tensor
-    """Question row and window index, int64 `[windows, 2]`: what identifies a window."""
+    input_ids: Tensor  # int64 `[windows, tokens]`
+    attention_mask: Tensor | None  # True for real tokens, bool `[windows, tokens]`; None for all
+    label_start: Tensor  # position of the answer's first token, int64 `[windows]`; 0 is [CLS],
+    label_end: Tensor  # and of its last (inclusive); -1 is ignored
+    key: Tensor  # question row and window index, int64 `[windows, 2]`: what identifies a window
+    # First character of every context token in its context, and one past the last, int32
+    # `[windows, tokens, 2]`; -1 outside the context. None in training.
     offsets: Tensor | None
-    """Characters of every context token in its context, int32 `[windows, tokens, 2]`.
-
-    First character and one past the last; -1 outside the context. None in training batches.
-    """
+    # True where a context token begins a word, bool `[windows, tokens]`. None in training.
     word_starts: Tensor | None
-    """True where a context token begins a word, bool `[windows, tokens]`. None in training."""
     size: BatchSize
-    """How much work it is."""
-    packing: Packing | None = None
-    """Where the tokens go in a row of packed windows; None when padding is computed too."""
+    packing: Packing | None = None  # None when padding is computed too
 
 
 class WindowDataset(Dataset[Batch]):

@@ -25,29 +25,17 @@ from qa_lightning.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Log = Callable[[str], object]
-"""Called with what is being done."""
-
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What a file holds.
-
-    Attributes:
-        name: The file, as it was given.
-        sha256: Of its content.
-        problems: Why training would refuse it; training stops at the first.
-        report: What is left without the problems; None if nothing could be read.
-        tokens: None without a tokenizer.
-        findings: What to know before training on it.
-    """
+    """What a file holds."""
 
     name: str
     sha256: str
-    problems: tuple[str, ...]
-    report: ReadReport | None = None
-    tokens: Tokens | None = None
-    findings: tuple[Finding, ...] = ()
+    problems: tuple[str, ...]  # why training would refuse it; training stops at the first
+    report: ReadReport | None = None  # on what is left without the problems, if anything
+    tokens: Tokens | None = None  # None without a tokenizer
+    findings: tuple[Finding, ...] = ()  # what to know before training on it
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def check_files(
     tokenizer: PreTrainedTokenizerFast | None,
     settings: WindowSettings,
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    log: Log = lambda doing: None,
+    log: Callable[[str], object] = lambda doing: None,
 ) -> Check:
     """Read files as training does, and report what is in them.
 
@@ -80,7 +68,7 @@ def check_files(
         tokenizer: Counts the tokens; None leaves out all that needs them.
         settings: How windows would be made.
         max_answer_tokens: Longest answer that a model would give.
-        log: Told what is being done.
+        log: Called with what is being done.
     """
     files, contents = [], []
     for source in sources:
@@ -104,11 +92,8 @@ def check_files(
             windows = make_windows(tables, tokenizer, settings)
             tokens, of_tokens = check_tokens(windows, tokenizer, max_answer_tokens)
             found += of_tokens
-        files.append(
-            FileCheck(
-                source.name, source.digest, tuple(problems), tables.report, tokens, tuple(found)
-            )
-        )
+        about = (source.name, source.digest, tuple(problems))
+        files.append(FileCheck(*about, tables.report, tokens, tuple(found)))
     overlaps = tuple(
         Overlap((name, other_name), tuple(content.shared_with(other)))
         for (name, content), (other_name, other) in combinations(contents, 2)
@@ -119,43 +104,20 @@ def check_files(
 def _about_tables(tables: SquadTables) -> Iterator[Finding]:
     report = tables.report
     if report.unlabelled < report.questions:
-        unlabelled = tables.questions.filter(pc.invert(tables.questions["labelled"]))
-        yield from findings(
-            "unlabelled_questions",
-            unlabelled["id"].to_pylist(),
-            "question",
-            "with neither answers nor is_impossible",
-        )
+        unlabelled = tables.questions.filter(pc.invert(tables.questions["labelled"]))["id"]
+        rest = "with neither answers nor is_impossible"
+        yield from findings("unlabelled_questions", unlabelled.to_pylist(), "question", rest)
     if report.answerable and not report.unanswerable:
-        yield Finding(
-            "no_unanswerable_questions",
-            "no question is unanswerable: a model trained on them never learns to say so",
-        )
+        message = "no question is unanswerable: a model trained on them never learns to say so"
+        yield Finding("no_unanswerable_questions", message)
     if report.unanswerable and not report.answerable:
-        yield Finding(
-            "no_answerable_questions", "no question has an answer: there is nothing to learn"
-        )
-    yield from findings(
-        "misplaced_answers",
-        report.misplaced,
-        "answer",
-        "not found where the file says (answer_start): left out",
-    )
-    yield from findings(
-        "dropped_questions",
-        report.dropped,
-        "question",
-        "left out, having lost all answers that way",
-    )
-    yield from findings(
-        "misplaced_plausible_answers",
-        report.misplaced_plausible,
-        "plausible answer",
-        "not found where the file says: left out",
-    )
-    yield from findings(
-        "shifted_answers",
-        report.shifted,
-        "answer",
-        f"found up to {MAX_SHIFT} characters before the place that the file names: corrected",
-    )
+        message = "no question has an answer: there is nothing to learn"
+        yield Finding("no_answerable_questions", message)
+    rest = "not found where the file says (answer_start): left out"
+    yield from findings("misplaced_answers", report.misplaced, "answer", rest)
+    rest = "left out, having lost all answers that way"
+    yield from findings("dropped_questions", report.dropped, "question", rest)
+    kind, rest = "misplaced_plausible_answers", "not found where the file says: left out"
+    yield from findings(kind, report.misplaced_plausible, "plausible answer", rest)
+    rest = f"found up to {MAX_SHIFT} characters before the place that the file names: corrected"
+    yield from findings("shifted_answers", report.shifted, "answer", rest)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from filelock import FileLock
 
@@ -38,17 +37,13 @@ class OfficialFile:
     sha256: str
 
 
-OFFICIAL: dict[str, OfficialFile] = {
-    "train": OfficialFile(
-        name="train-v2.0.json",
-        url="https://rajpurkar.github.io/SQuAD-explorer/dataset/train-v2.0.json",
-        sha256="68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
-    ),
-    "dev": OfficialFile(
-        name="dev-v2.0.json",
-        url="https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json",
-        sha256="80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
-    ),
+_SITE = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+OFFICIAL = {
+    split: OfficialFile(f"{split}-v2.0.json", f"{_SITE}/{split}-v2.0.json", sha256)
+    for split, sha256 in {
+        "train": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
+        "dev": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+    }.items()
 }
 
 
@@ -67,12 +62,11 @@ def sha256_of(path: Path) -> str:
 
 
 def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
-    """Download `url` into `folder` and return the file's path.
+    """Download `url` into `folder`, unless it is there already (with that digest).
 
-    The file appears under its final name only when it is complete and its digest is right. Nothing
-    is written outside of `folder`: the name comes from the URL alone, and links are not followed.
-    A file that is there already (and has the digest) is used as it is, without the network.
-    Processes that want the same file wait for the first one.
+    The file appears only when it is complete and its digest is right. Its name comes from the URL
+    alone, so that nothing is written outside of `folder`. Processes that want the same file wait
+    for the first one.
 
     Args:
         url: An http or https address. Proxies are taken from the usual environment variables.
@@ -87,36 +81,31 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
     import pooch  # takes a tenth of a second, and is needed here only
     import requests
 
-    path = folder / _file_name(url)
     try:
+        known = {official.url: official.name for official in OFFICIAL.values()}
+        path = folder / (known.get(url) or pooch.utils.unique_file_name(url))
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
+        with FileLock(path.with_name(f"{path.name[:80]}.lock")):
             if path.is_file() and (sha256 is None or sha256_of(path) == sha256.lower()):
                 return path
             if (failure := _no_answer(url)) is not None:
                 raise failure
+            downloader = pooch.HTTPDownloader(
+                progressbar=sys.stderr.isatty(),
+                chunk_size=1 << 16,
+                timeout=(ANSWER_WITHIN, STALLED_AFTER),
+                headers={"Accept-Encoding": "identity"},  # gzip is recognised on reading
+                hooks={"response": _refuse},
+            )
+            registry, urls = {path.name: sha256}, {path.name: url}
             fetcher = pooch.create(
-                folder,
-                base_url="",
-                registry={path.name: sha256},
-                urls={path.name: url},
-                retry_if_failed=RETRIES,
+                folder, "", registry=registry, urls=urls, retry_if_failed=RETRIES
             )
-            fetcher.fetch(
-                path.name,
-                downloader=pooch.HTTPDownloader(
-                    progressbar=sys.stderr.isatty(),
-                    chunk_size=1 << 16,
-                    timeout=(ANSWER_WITHIN, STALLED_AFTER),
-                    # The bytes as they lie on the server: gzip is recognised on reading.
-                    headers={"Accept-Encoding": "identity"},
-                    hooks={"response": _refuse},
-                ),
-            )
+            fetcher.fetch(path.name, downloader=downloader)
             path.chmod(0o644)  # pooch writes for nobody else to read
     except requests.RequestException as error:
         raise UserError(f"cannot download {url}: {error}. {WITHOUT_NETWORK}") from error
-    except ValueError as error:  # a wrong digest
+    except ValueError as error:  # a wrong digest, or no address
         raise UserError(f"{url}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}") from error
@@ -131,14 +120,12 @@ def reachable(url: str) -> bool:
 def _no_answer(url: str) -> requests.RequestException | None:
     """Why nothing answers at `url` within 8 seconds, or None if something does.
 
-    Asked in a thread: name lookup ignores timeouts, and each address of a host gets its own, so
-    that without a network it could take a minute to notice.
+    Asked in a thread: name lookup ignores timeouts, and each address of a host gets its own.
     """
     import requests
 
-    failure: list[requests.RequestException | None] = [
-        requests.Timeout(f"no answer within {ANSWER_WITHIN:g} seconds")
-    ]
+    failure: list[requests.RequestException | None]
+    failure = [requests.Timeout(f"no answer within {ANSWER_WITHIN:g} seconds")]
 
     def ask() -> None:
         try:
@@ -156,24 +143,9 @@ def _no_answer(url: str) -> requests.RequestException | None:
 def _refuse(response: requests.Response, **_: Any) -> None:
     """Stop at an answer that no retry would change."""
     if 400 <= response.status_code < 500:
-        raise UserError(
-            f"{response.url}: the server answered {response.status_code} {response.reason}. "
-            "Check the address."
-        )
+        answer = f"{response.status_code} {response.reason}"
+        raise UserError(f"{response.url}: the server answered {answer}. Check the address.")
     if response.is_redirect:
         target = urljoin(response.url, response.headers["location"])
         if (urlsplit(response.url).scheme, urlsplit(target).scheme) == ("https", "http"):
             raise UserError(f"{response.url}: refused a redirect from https to http ({target})")
-
-
-def _file_name(url: str) -> str:
-    """A plain file name for `url`: the official one, or a hash of the URL and a tame last part."""
-    for official in OFFICIAL.values():
-        if url == official.url:
-            return official.name
-    try:
-        path = urlsplit(url).path
-    except ValueError as error:
-        raise UserError(f"{url!r} is not a valid address: {error}") from error
-    last = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(unquote(path)).name)[-80:]
-    return f"{hashlib.sha256(url.encode(errors='replace')).hexdigest()[:12]}-{last or 'file'}"

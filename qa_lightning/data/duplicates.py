@@ -13,11 +13,9 @@ class Content:
 
     def __init__(self, tables: SquadTables) -> None:
         texts = [_plain(text) for text in tables.contexts["text"].to_pylist()]
-        # Ids of the first question on each row of contexts with that text.
-        self.contexts: dict[str, list[str]] = {}
-        # Ids by context and question.
-        self.questions: dict[tuple[str, str], list[str]] = {}
-        self.answerable: dict[str, bool] = {}  # of those that are labelled
+        self.contexts: dict[str, list[str]] = {}  # to the first question on each of its rows
+        self.questions: dict[tuple[str, str], list[str]] = {}  # context and question to ids
+        self.answerable: dict[str, bool] = {}  # by id, of those that are labelled
         seen = set()
         for row in tables.questions.to_pylist():
             context = texts[row["context"]]
@@ -31,47 +29,28 @@ class Content:
     def repeated(self) -> Iterator[Finding]:
         """What stands in the file more than once."""
         groups = [tuple(ids) for ids in self.questions.values() if len(ids) > 1]
-        yield from findings(
-            "repeated_questions",
-            groups,
-            "question",
-            "asked more than once on the same context, under different ids",
-        )
-        yield from findings(
-            "contradictions",
-            (g for g in groups if len({self.answerable[i] for i in g if i in self.answerable}) > 1),
-            "question",
-            "answerable under one id and unanswerable under another",
-        )
-        yield from findings(
-            "repeated_contexts",
-            (tuple(ids) for ids in self.contexts.values() if len(ids) > 1),
-            "context",
-            "there more than once (the first question on each)",
-        )
+        rest = "asked more than once on the same context, under different ids"
+        yield from findings("repeated_questions", groups, "question", rest)
+        known = self.answerable
+        at_odds = [g for g in groups if len({known[one] for one in g if one in known}) > 1]
+        rest = "answerable under one id and unanswerable under another"
+        yield from findings("contradictions", at_odds, "question", rest)
+        groups = [tuple(ids) for ids in self.contexts.values() if len(ids) > 1]
+        rest = "there more than once (the first question on each)"
+        yield from findings("repeated_contexts", groups, "context", rest)
 
     def shared_with(self, other: Content) -> Iterator[Finding]:
         """What stands in another file too."""
         mine, theirs = self.questions, other.questions
-        yield from findings(
-            "shared_questions",
-            ((ids[0], theirs[key][0]) for key, ids in mine.items() if key in theirs),
-            "question",
-            "in both: the same question on the same context",
-        )
+        pairs = [(ids[0], theirs[key][0]) for key, ids in mine.items() if key in theirs]
+        rest = "in both: the same question on the same context"
+        yield from findings("shared_questions", pairs, "question", rest)
         key_of = {one: key for key, ids in theirs.items() for one in ids}
-        yield from findings(
-            "shared_ids",
-            (one for key, ids in mine.items() for one in ids if key_of.get(one, key) != key),
-            "id",
-            "in both, of different questions",
-        )
-        yield from findings(
-            "shared_contexts",
-            (ids[0] for text, ids in self.contexts.items() if text in other.contexts),
-            "context",
-            "in both (the first question on each)",
-        )
+        ids = [one for key, ids in mine.items() for one in ids if key_of.get(one, key) != key]
+        yield from findings("shared_ids", ids, "id", "in both, of different questions")
+        ids = [ids[0] for text, ids in self.contexts.items() if text in other.contexts]
+        rest = "in both (the first question on each)"
+        yield from findings("shared_contexts", ids, "context", rest)
 
 
 def _plain(text: str) -> str:

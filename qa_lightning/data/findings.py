@@ -8,17 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about questions.
+    """Something to know about questions."""
 
-    Attributes:
-        kind: A name for programs, such as "misplaced_answers".
-        message: It in a sentence.
-        ids: Questions that it is about, or groups of them, in the order of the file.
-    """
-
-    kind: str
+    kind: str  # a name for programs, such as "misplaced_answers"
     message: str
-    ids: tuple[str | tuple[str, ...], ...] = ()
+    ids: tuple[str | tuple[str, ...], ...] = ()  # questions, or groups of them, in the file's order
 
 
 def findings(

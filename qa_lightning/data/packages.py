@@ -10,10 +10,10 @@ from qa_lightning.errors import UserError
 
 
 def package_path(source: str) -> Path:
-    """Find `package:NAME/PATH` without importing, and so without running, the package NAME.
+    """Find a file or folder in a package without importing, and so without running, anything.
 
     Args:
-        source: NAME is an import name or the name of a distribution; PATH is a file or a folder.
+        source: `package:NAME/PATH`; NAME is an import name or the name of a distribution.
 
     Raises:
         UserError: it is written in another way, or there is no such package or path in it.

@@ -12,17 +12,13 @@ from torch.utils.data import Sampler
 
 from qa_lightning.data.batches import PAD_TO_MULTIPLE, round_up
 
+# Batches' worth of randomly drawn windows that are sorted by length together. More would pad less,
+# but would make neighbours in length ever less random.
 GROUPED_AT_ONCE = 64
-"""Batches' worth of randomly drawn windows that are sorted by length together.
-
-More would pad less, but would make neighbours in length ever less random.
-"""
-
+# Rows that randomly drawn windows are assigned to together: enough to fill them evenly.
 ASSIGNED_AT_ONCE = 64
-"""Rows that randomly drawn windows are assigned to together: enough to fill them evenly."""
-
+# Positions of a row beyond the average number of tokens, so that uneven rows have one size.
 SPARE_TOKENS = 8
-"""Positions of a row beyond the average number of tokens, so that uneven rows have one size."""
 
 
 class WindowSampler(Sampler[np.ndarray]):
@@ -30,12 +26,11 @@ class WindowSampler(Sampler[np.ndarray]):
 
     An epoch gives every window once, and all processes the same number of batches. In training, the
     batch of a step is drawn for all processes together and then divided, so that a step is the same
-    windows however many processes share it; its sizes differ by one at most. In evaluation
-    ("sorted") whole batches are assigned instead, the same ones however many processes there are: a
-    matrix product may round differently in another batch, and scores must not. Processes that would
-    get one batch less get a duplicate of the last one; its windows are recognised by their key.
-    Packed batches hold about the same number of tokens, not of windows, and are assigned whole.
-    `set_epoch` changes the order; Lightning calls it.
+    windows however many processes share it; sizes differ by one at most. In evaluation ("sorted")
+    whole batches are assigned, the same ones however many processes there are: a matrix product may
+    round differently in another batch, and scores must not. Processes that would get one batch less
+    get a duplicate of the last one; its windows are recognised by their key. Packed batches hold
+    about the same number of tokens, not of windows, and are assigned whole.
     """
 
     def __init__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,91 +13,61 @@ import pyarrow.compute as pc
 from qa_lightning.data.tables import SquadTables, counts, replaced
 from qa_lightning.errors import UserError
 
-Unanswerable = Literal["no_answer", "plausible", "drop"]
-
 
 @dataclass(frozen=True)
 class Selection:
     """Which questions of a source are used, and how.
 
     Attributes:
-        unanswerable: See `select`.
-        max_questions: See `select`.
-        seed: Fixes which questions are drawn, and which articles are held out.
-        holdout: Share of the articles that are held out; 0 for none.
-        held_out: Whether the articles held out are meant, or those that stay.
-    """
-
-    unanswerable: Unanswerable = "no_answer"
-    max_questions: int | None = None
-    seed: int = 42
-    holdout: float = 0.0
-    held_out: bool = False
-
-    def of(self, tables: SquadTables) -> SquadTables:
-        """Select from what was read."""
-        if self.holdout:
-            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
-        return select(
-            tables,
-            unanswerable=self.unanswerable,
-            max_questions=self.max_questions,
-            seed=self.seed,
-        )
-
-
-def select(
-    tables: SquadTables,
-    *,
-    unanswerable: Unanswerable = "no_answer",
-    max_questions: int | None = None,
-    seed: int = 42,
-) -> SquadTables:
-    """The questions to use, in the order of the file, with the contexts that they need.
-
-    Args:
-        tables: What `read_squad` gave.
         unanswerable: How unanswerable questions count: "no_answer" keeps them as they are;
             "plausible" takes plausible answers as if they were the answers, and drops unanswerable
             questions without any (as the starting notebook does, where each answer is a row);
             "drop" drops all of them. Questions without a label stay.
         max_questions: At most so many questions: whole paragraphs, drawn at random, the last one
             cut to fit. They are drawn after unanswerable ones were dropped.
-        seed: Fixes the draw.
-
-    Raises:
-        UserError: `max_questions` below 1, or no question left.
+        seed: Fixes the draw, and which articles are held out.
+        holdout: Share of the articles that are held out, see `split_articles`; 0 for none.
+        held_out: Whether the articles held out are meant, or those that stay.
     """
-    if max_questions is not None and max_questions < 1:
-        raise UserError(f"max_questions must be at least 1, but is {max_questions}")
-    questions = tables.questions
-    answerable = _any(questions["answers"])
-    labelled = questions["labelled"].to_numpy()
-    if unanswerable == "plausible":
-        plausible = _any(questions["plausible_answers"])
-        answerable, labelled = answerable | plausible, labelled | plausible
-    keep = np.ones(questions.num_rows, bool)
-    if unanswerable != "no_answer":
-        keep = answerable | ~labelled
-        if not keep.any():
-            raise UserError(
-                f"no question is left: all {questions.num_rows:,} are unanswerable, and "
-                f"unanswerable is {unanswerable!r}; use 'no_answer' to keep them"
-            )
-    if max_questions is not None:
-        random = np.random.Generator(np.random.PCG64(seed))
-        place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
-        rows = np.flatnonzero(keep)
-        context = questions["context"].to_numpy()[rows]
-        drawn = np.argsort(place[context], kind="stable")[:max_questions]
-        keep = np.zeros_like(keep)
-        keep[rows[drawn]] = True
-    return _chosen(tables, keep, _with_plausible if unanswerable == "plausible" else None)
 
+    unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
+    max_questions: int | None = None
+    seed: int = 42
+    holdout: float = 0.0
+    held_out: bool = False
 
-def _any(answers: pa.ChunkedArray) -> np.ndarray:
-    """Which questions have any of these answers, bool `[questions]`."""
-    return np.asarray(pc.greater(pc.list_value_length(answers), 0).to_numpy())
+    def of(self, tables: SquadTables) -> SquadTables:
+        """The questions to use, in the order of the file, with the contexts that they need.
+
+        Raises:
+            UserError: `max_questions` below 1, no question left, or only one article to hold out
+                from.
+        """
+        if self.holdout:
+            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
+        if self.unanswerable == "plausible":
+            tables = dataclasses.replace(tables, questions=_with_plausible(tables.questions))
+        questions = tables.questions
+        keep = np.ones(questions.num_rows, bool)
+        if self.unanswerable != "no_answer":
+            answerable = pc.greater(pc.list_value_length(questions["answers"]), 0)
+            keep = pc.or_(answerable, pc.invert(questions["labelled"])).to_numpy()
+            if not keep.any():
+                raise UserError(
+                    f"no question is left: all {questions.num_rows:,} are unanswerable, and "
+                    f"unanswerable is {self.unanswerable!r}; use 'no_answer' to keep them"
+                )
+        if self.max_questions is not None:
+            if self.max_questions < 1:
+                raise UserError(f"max_questions must be at least 1, but is {self.max_questions}")
+            random = np.random.Generator(np.random.PCG64(self.seed))
+            place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
+            rows = np.flatnonzero(keep)
+            context = questions["context"].to_numpy()[rows]
+            drawn = np.argsort(place[context], kind="stable")[: self.max_questions]
+            keep = np.zeros_like(keep)
+            keep[rows[drawn]] = True
+        return _chosen(tables, keep)
 
 
 def _with_plausible(questions: pa.Table) -> pa.Table:
@@ -144,19 +113,14 @@ def split_articles(
     return _chosen(tables, ~of_question), _chosen(tables, of_question)
 
 
-def _chosen(
-    tables: SquadTables, keep: np.ndarray, change: Callable[[pa.Table], pa.Table] | None = None
-) -> SquadTables:
-    """Some of the tables' questions, changed, with the contexts that they need."""
-    if keep.all() and change is None:
-        return tables
+def _chosen(tables: SquadTables, keep: np.ndarray) -> SquadTables:
+    """Some of the tables' questions, with the contexts that they need."""
     questions = tables.questions.filter(pa.array(keep))
+    context = questions["context"].to_numpy()
     used = np.zeros(tables.contexts.num_rows, bool)
-    used[questions["context"].to_numpy()] = True
+    used[context] = True
     new_row = np.cumsum(used, dtype=np.int32) - 1
+    questions = replaced(questions, "context", pa.array(new_row[context]))
     contexts = tables.contexts.filter(pa.array(used))
-    questions = replaced(questions, "context", pa.array(new_row[questions["context"].to_numpy()]))
-    if change is not None:
-        questions = change(questions)
     report = dataclasses.replace(tables.report, **counts(contexts, questions))
     return SquadTables(contexts, questions, report)

@@ -7,23 +7,20 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from qa_lightning.data import squad_json
 from qa_lightning.data.download import OFFICIAL, WITHOUT_NETWORK, download, reachable, sha256_of
 from qa_lightning.data.packages import package_path
-from qa_lightning.data.squad_json import (
-    ErrorCollector,
-    RawQuestion,
-    field,
-    iter_questions,
-    optional_field,
-)
+from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field
 from qa_lightning.errors import UserError
 
 Split = Literal["train", "dev"]
+_COLUMNS = ("id", "title", "context", "question", "answers", "plausible_answers", "is_impossible")
 
 
 @dataclass(frozen=True)
@@ -78,30 +75,27 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
 def raw_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
     """The questions of a source in its order, unchecked; `errors` takes what has no question."""
     if source.path is not None:
-        yield from iter_questions(source.path, source.name, errors)
+        yield from squad_json.iter_questions(source.path, source.name, errors)
     elif source.hub is not None:
         yield from _hub_questions(source, errors)
 
 
 def _hub_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
     """The rows of a hub dataset; equal contexts are one, and equal titles one article."""
-    assert source.hub is not None
-    table, _ = _hub_split(source.hub, source.split)
+    table, _ = _hub_split(str(source.hub), source.split)
     articles: dict[str, int] = {}
-    row = 0
-    for batch in table.to_batches(max_chunksize=1000):
-        for record in batch.to_pylist():
-            location = f"{source.name}: row {row}"
-            row += 1
-            with errors:
-                record = {key: value for key, value in record.items() if value is not None}
-                for key in {"answers", "plausible_answers"} & record.keys():
-                    record[key] = _answer_records(record[key], location)
-                context = field(record, "context", str, location)
-                # No title says nothing about what belongs together: then each context is one.
-                title = optional_field(record, "title", str, location) or ""
-                article = articles.setdefault(title or context, len(articles))
-                yield RawQuestion(record, location, context, context, article, title)
+    batches = (batch.to_pylist() for batch in table.to_batches(max_chunksize=1000))
+    for row, record in enumerate(chain.from_iterable(batches)):
+        location = f"{source.name}: row {row}"
+        with errors:
+            record = {key: value for key, value in record.items() if value is not None}
+            for key in {"answers", "plausible_answers"} & record.keys():
+                record[key] = _answer_records(record[key], location)
+            context = field(record, "context", str, location)
+            # No title says nothing about what belongs together: then each context is one.
+            title = optional_field(record, "title", str, location) or ""
+            article = articles.setdefault(title or context, len(articles))
+            yield RawQuestion(record, location, context, context, article, title)
 
 
 def _answer_records(answers: Any, location: str) -> Any:
@@ -112,9 +106,8 @@ def _answer_records(answers: Any, location: str) -> Any:
     starts = field(answers, "answer_start", list, location)
     if len(texts) != len(starts):
         raise UserError(f"{location}: {len(texts)} answer texts but {len(starts)} answer starts")
-    return [
-        {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
-    ]
+    pairs = zip(texts, starts, strict=True)
+    return [{"text": text, "answer_start": start} for text, start in pairs]
 
 
 @functools.cache
@@ -141,8 +134,7 @@ def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
             f"{name}: the hub dataset has no column {', '.join(sorted(missing))}; SQuAD's are id, "
             f"title, context, question, answers"
         )
-    used = ("id", "title", "context", "question", "answers", "plausible_answers", "is_impossible")
-    columns = [column for column in used if column in data.column_names]
+    columns = [column for column in _COLUMNS if column in data.column_names]
     table = data.select_columns(columns).with_format("arrow")[:]
     digest = hashlib.sha256(table.schema.remove_metadata().serialize())
     for batch in table.combine_chunks().to_batches():

@@ -11,11 +11,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from qa_lightning.data.sources import Source, raw_questions
 from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field, shown
-from qa_lightning.data.tables import CONTEXTS, QUESTIONS, ReadReport, SquadTables, counts
+from qa_lightning.data.tables import Row, SquadTables, tables_from_rows
 from qa_lightning.errors import UserError
 
 MAX_MISPLACED = 0.03  # share of the questions with answers; beyond it something else is wrong
@@ -26,12 +24,11 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
     """Read a SQuAD 1.1 or 2.0 file (`.json`, gzipped or not) or a hub dataset, and check it.
 
     Every answer must stand at its `answer_start`; one that stands one or two characters earlier is
-    corrected (as the notebook this project started from does), any other is skipped and counted,
-    and a question that loses all its answers that way is dropped: it is not unanswerable.
+    corrected (as in the notebook this project started from), any other is skipped, and a question
+    that loses all its answers that way is dropped: it is not unanswerable.
 
-    As in the official evaluator, a question is answerable if it has answers. One with an empty
-    list is unanswerable unless `is_impossible` is false; that one, and a question without the key
-    `answers`, has no label.
+    As in the official evaluator, a question is answerable if it has answers. With an empty list it
+    is unanswerable, or, where `is_impossible` is false, without a label, as without `answers`.
 
     Args:
         source: A file or a hub dataset.
@@ -67,8 +64,8 @@ class _TableBuilder:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._contexts: list[tuple[Any, ...]] = []  # rows of CONTEXTS
-        self._questions: list[tuple[Any, ...]] = []  # rows of QUESTIONS
+        self._contexts: list[Row] = []
+        self._questions: list[Row] = []
         self._context_rows: dict[Hashable, int] = {}
         self._ids: set[str] = set()
         self._answered = 0
@@ -127,22 +124,14 @@ class _TableBuilder:
         """All that was taken in."""
         if not self._questions:
             raise UserError(f"{self._name}: there are no questions in it")
-        contexts = _table(self._contexts, CONTEXTS)
-        questions = _table(self._questions, QUESTIONS)
-        report = ReadReport(
-            **counts(contexts, questions),
+        return tables_from_rows(
+            self._contexts,
+            self._questions,
             shifted=tuple(self._shifted),
             misplaced=tuple(self._misplaced),
             misplaced_plausible=tuple(self._misplaced_plausible),
             dropped=tuple(self._dropped),
         )
-        return SquadTables(contexts, questions, report)
-
-
-def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.table(arrays, schema=schema)
 
 
 def _answers(record: dict[str, Any], key: str, location: str) -> list[tuple[str, int]] | None:

@@ -19,8 +19,8 @@ from qa_lightning.errors import UserError
 MAX_BYTES = 512 * 2**20
 """Largest file that is read, in bytes after decompression: twelve times SQuAD 2.0.
 
-The parser holds the whole file: making the tables takes up to 9 bytes of memory for each byte of
-the file at the peak (`python benchmarks/memory.py --reading`).
+The whole file is parsed at once, which takes 7 bytes of memory for each byte of SQuAD 2.0, and 5 if
+all of it is ASCII (`python benchmarks/memory.py`): at most some 4 GB.
 """
 
 _T = TypeVar("_T")
@@ -47,13 +47,10 @@ def iter_questions(
     """The questions of a SQuAD-format file, in its order.
 
     Args:
-        path: A JSON file in UTF-8, gzipped or not.
+        path: See `read_json`.
         name: What messages call the file.
         errors: Takes what is wrong with an article or a paragraph.
-        contexts: Require contexts; without them, scoring for instance, they are "".
-
-    Raises:
-        UserError: See `read_json`; or there is no list "data".
+        contexts: Whether there must be contexts; they are "" for who needs none, such as scoring.
     """
     content = read_json(path, name)
     if type(content) is not dict or type(content.get("data")) is not list:
@@ -73,15 +70,11 @@ def iter_questions(
 
 
 def read_json(path: Path, name: str) -> Any:
-    """The value that a JSON file holds.
-
-    Args:
-        path: A file in UTF-8, gzipped or not.
-        name: What messages call the file.
+    """The value that a JSON file holds; it is in UTF-8, gzipped or not.
 
     Raises:
         UserError: The file cannot be read, is too large, damaged, cut off, empty, not JSON, or has
-            "data" twice in an object.
+            "data" twice in an object. The message calls it `name`.
     """
     text = _read_text(path, name)
     try:
@@ -113,8 +106,8 @@ def _read_text(path: Path, name: str) -> str:
                 content += piece
                 if len(content) > MAX_BYTES:
                     raise UserError(
-                        f"{name}: larger than {MAX_BYTES >> 20} MiB, which takes too much memory "
-                        "to read; split it into several files"
+                        f"{name}: larger than {MAX_BYTES >> 20} MiB, which would take too much "
+                        "memory; split it into several files"
                     )
         return content.decode("utf-8-sig")  # some editors put a byte order mark in front
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

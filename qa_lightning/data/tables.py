@@ -40,6 +40,9 @@ QUESTIONS = pa.schema(
     ]
 )
 
+Row = tuple[Any, ...]
+"""Values of a table's columns, in their order."""
+
 
 @dataclass(frozen=True)
 class ReadReport:
@@ -96,34 +99,35 @@ def counts(contexts: pa.Table, questions: pa.Table) -> dict[str, Any]:
     }
 
 
+def tables_from_rows(
+    contexts: Sequence[Row], questions: Sequence[Row], **corrected: Any
+) -> SquadTables:
+    """Tables with these rows; `corrected` are the last four fields of their report."""
+    context_table = _table(contexts, CONTEXTS)
+    question_table = _table(questions, QUESTIONS)
+    report = ReadReport(**counts(context_table, question_table), **corrected)
+    return SquadTables(context_table, question_table, report)
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
 def tables_from_texts(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
     """Tables of questions to be answered; equal contexts are one row.
 
     Args:
-        questions: The questions; their ids are "0", "1", ...
+        questions: The questions, at least one; their ids are "0", "1", ...
         contexts: Context of each of them.
     """
-    row_of: dict[str, int] = {}
-    rows = [row_of.setdefault(context, len(row_of)) for context in contexts]
-    count = len(row_of)
-    context_table = pa.table(
-        {"article": list(range(count)), "title": [""] * count, "text": list(row_of)},
-        schema=CONTEXTS,
+    rows = {context: row for row, context in enumerate(dict.fromkeys(contexts))}
+    asked = enumerate(zip(questions, contexts, strict=True))
+    return tables_from_rows(
+        [(row, "", context) for context, row in rows.items()],
+        [(str(n), rows[context], question, False, [], []) for n, (question, context) in asked],
     )
-    count = len(questions)
-    question_table = pa.table(
-        {
-            "id": [str(number) for number in range(count)],
-            "context": rows,
-            "text": list(questions),
-            "labelled": [False] * count,
-            "answers": [[]] * count,
-            "plausible_answers": [[]] * count,
-        },
-        schema=QUESTIONS,
-    )
-    report = ReadReport(**counts(context_table, question_table))
-    return SquadTables(context_table, question_table, report)
 
 
 def require_labels(questions: pa.Table, name: str) -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.tokens import tokens_of_characters
-from qa_lightning.data.windows import Windows
+from qa_lightning.data.windows import Windows, answer_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,21 +27,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Lengths in tokens, special ones not counted, and how many windows they make.
+    """Lengths in tokens, special ones not counted, and how many windows they make."""
 
-    Attributes:
-        questions: Before long ones are cut.
-        contexts: Each counted once.
-        answers: All answers of all questions; None if there are none.
-        windows: How many there are.
-        windows_with_answer: How many of them hold the first answer of their question.
-    """
-
-    questions: Lengths
-    contexts: Lengths
-    answers: Lengths | None
+    questions: Lengths  # before long ones are cut
+    contexts: Lengths  # each counted once
+    answers: Lengths | None  # of all answers of all questions
     windows: int
-    windows_with_answer: int
+    windows_with_answer: int  # those that hold the first answer of their question
 
 
 def check_tokens(
@@ -66,12 +57,13 @@ def check_tokens(
         windows=len(windows),
         windows_with_answer=int(with_answer.sum()),
     )
-    too_long = (
+    found: list[Finding] = []
+    longest = settings.max_question_tokens
+    for kind, which, rest in (
         (
             "cut_questions",
-            question_tokens > settings.max_question_tokens,
-            f"longer than {settings.max_question_tokens} tokens: cut there "
-            "(--data.max_question_tokens)",
+            question_tokens > longest,
+            f"longer than {longest} tokens: cut there (--data.max_question_tokens)",
         ),
         (
             "answers_in_no_window",
@@ -91,9 +83,7 @@ def check_tokens(
             "with an answer that holds no token (white space or control characters): not learnt "
             "from",
         ),
-    )
-    found: list[Finding] = []
-    for kind, which, rest in too_long:
+    ):
         found += findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
     return tokens, found
 
@@ -112,14 +102,12 @@ def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.n
 
 def _answers_in_tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
     """Row of its question, and number of tokens, of every answer, int64 `[answers]`."""
-    answers = windows.questions["answers"]
-    each = pc.list_value_length(answers).to_numpy()
-    question = np.repeat(np.arange(len(each)), each)
-    flat = pc.list_flatten(answers)
-    start = pc.struct_field(flat, "start").to_numpy().astype(np.int64)
-    end = start + pc.utf8_length(pc.struct_field(flat, "text")).to_numpy()
+    targets = answer_targets(windows.questions, every_answer=True)
+    answers = targets.has_answer
+    question = targets.question[answers]
     context = windows.questions["context"].to_numpy().astype(np.int64)[question]
-    first, last = tokens_of_characters(windows.char_starts, windows.char_ends, context, start, end)
+    spans = targets.first_char[answers], targets.end_char[answers]
+    first, last = tokens_of_characters(windows.char_starts, windows.char_ends, context, *spans)
     return question, np.maximum(last - first + 1, 0)
 
 

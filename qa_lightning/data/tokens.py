@@ -33,8 +33,11 @@ class Ragged:
 
 def tokenise_contexts(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], progress: Progress
-) -> tuple[Ragged, Ragged, Ragged, Ragged]:
-    """Token ids, first and end characters, and word starts of every context."""
+) -> dict[str, Ragged]:
+    """Tokens of every context: four arrays, by their names in `qa_lightning.data.windows.Windows`.
+
+    The names are context_ids, char_starts, char_ends and word_starts.
+    """
     ids, starts, ends, words, lengths = [], [], [], [], []
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         batch = texts[at : at + TOKENISE_AT_ONCE]
@@ -52,10 +55,8 @@ def tokenise_contexts(
         lengths.append(length)
         progress(len(batch))
     bounds = _bounds(lengths)
-    context_ids, char_starts, char_ends, word_starts = (
-        Ragged(np.concatenate(parts), bounds) for parts in (ids, starts, ends, words)
-    )
-    return context_ids, char_starts, char_ends, word_starts
+    parts = {"context_ids": ids, "char_starts": starts, "char_ends": ends, "word_starts": words}
+    return {name: Ragged(np.concatenate(values), bounds) for name, values in parts.items()}
 
 
 def tokenise_questions(

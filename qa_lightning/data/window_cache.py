@@ -1,6 +1,7 @@
 """Windows on disk, mapped into memory when they are used.
 
-Every flat array is a file of its own, so that it is one piece of memory when it is mapped.
+Each field of `Windows` has a file: tables as Arrow, arrays as .npy, so that each is one piece of
+memory when it is mapped; windows.json has the rest, and is written last.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,10 @@ from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows
 from qa_lightning.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
-TABLES = ("questions", "contexts")
-CONTEXT_TOKENS = ("context_ids", "char_starts", "char_ends", "word_starts")
-PER_WINDOW = (
-    "question",
-    "context",
-    "index",
-    "context_start",
-    "context_length",
-    "label_start",
-    "label_end",
-)
+_FIELDS = {field.name: field.type for field in fields(Windows) if field.init}
 
 
 def is_complete(folder: Path) -> bool:
@@ -42,27 +33,14 @@ def is_complete(folder: Path) -> bool:
 
 
 def save_windows(windows: Windows, folder: Path) -> None:
-    """Write windows so that they can be mapped into memory; the folder appears at once.
+    """Write windows so that they can be mapped into memory.
 
-    Args:
-        windows: What to write.
-        folder: The folder to create. One that another process has completed meanwhile is left.
+    The folder appears at once; one that another process has completed meanwhile is left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name in TABLES:
-            table = getattr(windows, name)
-            with pa.ipc.new_file(str(building / f"{name}.arrow"), table.schema) as file:
-                file.write_table(table)
-        for name, values in _columns(windows).items():
-            np.save(building / f"{name}.npy", values)
-        about = {
-            "settings": asdict(windows.settings),
-            "special": asdict(windows.special),
-            "untokenizable_answers": windows.untokenizable_answers,
-        }
-        (building / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        _write(windows, building)
         try:
             building.rename(folder)
         except OSError:
@@ -72,47 +50,47 @@ def save_windows(windows: Windows, folder: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _columns(windows: Windows) -> dict[str, np.ndarray]:
-    """The flat arrays by the names of their files."""
-    return {
-        **{name: getattr(windows, name).values for name in CONTEXT_TOKENS},
-        "context_bounds": windows.context_ids.bounds,
-        "question_ids": windows.question_ids.values,
-        "question_bounds": windows.question_ids.bounds,
-        **{name: getattr(windows, name) for name in PER_WINDOW},
-    }
+def _write(windows: Windows, folder: Path) -> None:
+    about: dict[str, Any] = {}
+    for name in _FIELDS:
+        value = getattr(windows, name)
+        if isinstance(value, pa.Table):
+            with pa.ipc.new_file(str(folder / f"{name}.arrow"), value.schema) as file:
+                file.write_table(value)
+        elif isinstance(value, Ragged):
+            np.save(folder / f"{name}.npy", value.values)
+            np.save(folder / f"{name}.bounds.npy", value.bounds)
+        elif isinstance(value, np.ndarray):
+            np.save(folder / f"{name}.npy", value)
+        else:
+            about[name] = value if isinstance(value, int) else asdict(value)
+    (folder / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def open_windows(folder: Path) -> Windows:
-    """Map cached windows into memory.
-
-    Args:
-        folder: A folder that `save_windows` wrote.
+    """Map windows that `save_windows` wrote into memory.
 
     Raises:
         UserError: the folder is damaged.
     """
-
-    def column(name: str) -> np.ndarray:
-        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-
     try:
-        about: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
-        bounds = column("context_bounds")
-        fields: dict[str, Any] = {
-            name: pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all()
-            for name in TABLES
-        }
-        fields |= {name: Ragged(column(name), bounds) for name in CONTEXT_TOKENS}
-        fields |= {name: column(name) for name in PER_WINDOW}
-        return Windows(
-            **fields,
-            question_ids=Ragged(column("question_ids"), column("question_bounds")),
-            special=Special(**about["special"]),
-            settings=WindowSettings(**about["settings"]),
-            untokenizable_answers=about["untokenizable_answers"],
-        )
+        found: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+        found["special"] = Special(**found["special"])
+        found["settings"] = WindowSettings(**found["settings"])
+        for name, kind in _FIELDS.items():
+            if kind == "pa.Table":
+                mapped = pa.memory_map(str(folder / f"{name}.arrow"))
+                found[name] = pa.ipc.open_file(mapped).read_all()
+            elif kind in ("np.ndarray", "Ragged"):
+                found[name] = _mapped(folder / f"{name}.npy")
+            if kind == "Ragged":
+                found[name] = Ragged(found[name], _mapped(folder / f"{name}.bounds.npy"))
+        return Windows(**found)
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(
             f"the cached windows in {folder} cannot be read ({error}); remove that folder"
         ) from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))

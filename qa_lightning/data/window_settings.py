@@ -17,26 +17,19 @@ MAX_ANSWER_TOKENS = 30
 class WindowSettings:
     """How questions and contexts become windows.
 
-    Attributes:
-        window: Tokens in a window at most, special tokens included.
-        overlap: Context tokens that a window shares with the one before it.
-        max_question_tokens: A longer question is cut to its first tokens.
-        context_first: Put the context before the question.
-        first_window_only: Keep a question's first window only: the rest of a long context is cut
-            away, and an answer that lies there is ignored by the loss.
-        every_answer: Label a window for each answer of its question, not for the first alone.
-
     Raises:
         UserError: a size is not positive, or the overlap leaves the windows of a long context no
             room to advance.
     """
 
-    window: int = 384
-    overlap: int = 128
-    max_question_tokens: int = 64
-    context_first: bool = False
+    window: int = 384  # tokens at most, special tokens included
+    overlap: int = 128  # context tokens that a window shares with the one before it
+    max_question_tokens: int = 64  # a longer question is cut to its first tokens
+    context_first: bool = False  # put the context before the question
+    # Keep a question's first window only: the rest of a long context is cut away, and an answer
+    # that lies there is ignored by the loss.
     first_window_only: bool = False
-    every_answer: bool = False
+    every_answer: bool = False  # label a window for each answer, not for the first alone
 
     def __post_init__(self) -> None:
         """Check the sizes."""

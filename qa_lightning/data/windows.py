@@ -55,49 +55,26 @@ class Special:
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of one data set, with what is needed to build and to decode them.
+    """All windows of one data set, with what is needed to build and to decode them."""
 
-    Attributes:
-        questions: Arrow table, see `qa_lightning.data.tables.QUESTIONS`.
-        contexts: Arrow table, see `qa_lightning.data.tables.CONTEXTS`.
-        question_ids: Token ids of every question, int32.
-        context_ids: Token ids of every context, int32.
-        char_starts: First character of every context token, int32; rows as in `context_ids`.
-        char_ends: One past its last character, int32.
-        word_starts: Whether the token begins a word, uint8.
-        question: Row in `questions`, int32 `[windows]`. The arrays below have that shape too.
-        context: Row in `contexts`, int32.
-        index: 0 for a question's first window, then counting up, int32.
-        context_start: Index of its first token among the context's tokens, int32.
-        context_length: How many context tokens it holds, int32.
-        label_start: Token position in the window of the answer's first token, int32;
-            `NO_ANSWER_HERE` or `IGNORED` otherwise.
-        label_end: The same for the answer's last token (inclusive).
-        special: Ids of the special tokens.
-        settings: What they were made with.
-        untokenizable_answers: How many answers hold no token at all (white space, control
-            characters).
-    """
-
-    questions: pa.Table
-    contexts: pa.Table
-    question_ids: Ragged
-    context_ids: Ragged
-    char_starts: Ragged
-    char_ends: Ragged
-    word_starts: Ragged
-    question: np.ndarray
-    context: np.ndarray
-    index: np.ndarray
-    context_start: np.ndarray
-    context_length: np.ndarray
-    label_start: np.ndarray
-    label_end: np.ndarray
+    questions: pa.Table  # see `qa_lightning.data.tables.QUESTIONS`
+    contexts: pa.Table  # see CONTEXTS there
+    question_ids: Ragged  # token ids of every question, int32
+    context_ids: Ragged  # token ids of every context, int32; the next three have the same rows
+    char_starts: Ragged  # first character of every context token, int32
+    char_ends: Ragged  # one past its last character, int32
+    word_starts: Ragged  # whether the token begins a word, uint8
+    question: np.ndarray  # row in `questions`, int32 `[windows]`; all arrays below have that shape
+    context: np.ndarray  # row in `contexts`
+    index: np.ndarray  # 0 for a question's first window, then counting up
+    context_start: np.ndarray  # index of its first token among the context's tokens
+    context_length: np.ndarray  # how many context tokens it holds
+    label_start: np.ndarray  # position of the answer's first token, or NO_ANSWER_HERE or IGNORED
+    label_end: np.ndarray  # the same for the answer's last token (inclusive)
     special: Special
-    settings: WindowSettings
-    untokenizable_answers: int = 0
-    lengths: np.ndarray = field(init=False)
-    """Tokens of every window, special ones included, int32 `[windows]`."""
+    settings: WindowSettings  # what they were made with
+    untokenizable_answers: int = 0  # answers without a token (white space, control characters)
+    lengths: np.ndarray = field(init=False)  # tokens of every window, special ones included
 
     def __post_init__(self) -> None:
         """Work out the lengths, which grouping and padding need again and again."""
@@ -129,24 +106,17 @@ def make_windows(
     # A fast tokenizer keeps the truncation and padding of its last call, or of its file.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    context_texts, question_texts = tables.contexts["text"], tables.questions["text"]
-    context_ids, char_starts, char_ends, word_starts = tokenise_contexts(
-        tokenizer, context_texts.to_pylist(), progress
-    )
-    question_ids = tokenise_questions(
-        tokenizer, question_texts.to_pylist(), settings.max_question_tokens, progress
-    )
-    targets = _targets(tables.questions, settings.every_answer)
+    texts, questions = tables.contexts["text"].to_pylist(), tables.questions["text"].to_pylist()
+    tokens = tokenise_contexts(tokenizer, texts, progress)
+    question_ids = tokenise_questions(tokenizer, questions, settings.max_question_tokens, progress)
+
+    targets = answer_targets(tables.questions, settings.every_answer)
     context = tables.questions["context"].to_numpy().astype(np.int64)[targets.question]
-    first, last = tokens_of_characters(
-        char_starts, char_ends, context, targets.first_char, targets.end_char
-    )
+    spans = targets.first_char, targets.end_char
+    first, last = tokens_of_characters(tokens["char_starts"], tokens["char_ends"], context, *spans)
     question_length = question_ids.lengths[targets.question]
-    target, start, length = _split(
-        context_ids.lengths[context],
-        settings.window - SPECIAL_TOKENS - question_length,
-        settings,
-    )
+    capacity = settings.window - SPECIAL_TOKENS - question_length
+    target, start, length = _split(tokens["context_ids"].lengths[context], capacity, settings)
     inside = (first <= last)[target] & (first[target] >= start) & (last[target] < start + length)
     lead = 1 if settings.context_first else 2 + question_length[target]
     outside = _label_outside(targets, first > last, settings)[target]
@@ -158,10 +128,7 @@ def make_windows(
         questions=tables.questions,
         contexts=tables.contexts,
         question_ids=question_ids,
-        context_ids=context_ids,
-        char_starts=char_starts,
-        char_ends=char_ends,
-        word_starts=word_starts,
+        **tokens,
         question=question.astype(np.int32),
         context=context[target].astype(np.int32),
         index=index.astype(np.int32),
@@ -176,7 +143,7 @@ def make_windows(
 
 
 @dataclass(frozen=True)
-class _Targets:
+class Targets:
     """What windows are labelled with: each question's first answer, or each of its answers.
 
     All arrays have the shape `[targets]`; a question without an answer is one target.
@@ -189,10 +156,12 @@ class _Targets:
 
     @property
     def has_answer(self) -> np.ndarray:
+        """Whether it is one, bool `[targets]`."""
         return self.first_char >= 0
 
 
-def _targets(questions: pa.Table, every_answer: bool) -> _Targets:
+def answer_targets(questions: pa.Table, every_answer: bool) -> Targets:
+    """The targets of some questions, in their order."""
     answers = questions["answers"].combine_chunks()
     if isinstance(answers, pa.ChunkedArray):
         answers = answers.chunk(0)
@@ -209,18 +178,13 @@ def _targets(questions: pa.Table, every_answer: bool) -> _Targets:
     first_char[has_answer] = starts[answer]
     end_char[has_answer] = starts[answer] + lengths[answer]
     labelled = questions["labelled"].to_numpy()[question]
-    return _Targets(question, first_char, end_char, labelled)
+    return Targets(question, first_char, end_char, labelled)
 
 
 def _split(
     context_length: np.ndarray, capacity: np.ndarray, settings: WindowSettings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split contexts into windows.
-
-    Args:
-        context_length: Tokens of each target's context, int64 `[targets]`.
-        capacity: Context tokens that a window has room for, int64 `[targets]`.
-        settings: For the overlap.
+    """Split contexts of these lengths, int64 `[targets]`, into windows with room for `capacity`.
 
     Returns:
         Each window's target, first context token and number of context tokens, int64 `[windows]`.
@@ -236,9 +200,7 @@ def _split(
     return target, start, np.minimum(capacity[target], context_length[target] - start)
 
 
-def _label_outside(
-    targets: _Targets, tokenless: np.ndarray, settings: WindowSettings
-) -> np.ndarray:
+def _label_outside(targets: Targets, tokenless: np.ndarray, settings: WindowSettings) -> np.ndarray:
     """Label of the windows that do not hold a target's whole answer, `[targets]`."""
     ignored = ~targets.labelled | (targets.has_answer & tokenless)
     if settings.first_window_only:  # where the answer stands is known, but it was cut away

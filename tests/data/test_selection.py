@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_lightning.data.selection import select, split_articles
+from qa_lightning.data.selection import Selection, split_articles
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import CONTEXTS, QUESTIONS, ReadReport, SquadTables
 from qa_lightning.errors import UserError
@@ -45,18 +45,18 @@ def kept(tables: SquadTables) -> list[str]:
 
 
 def test_everything_is_kept_unless_asked(chosen_from: SquadTables) -> None:
-    assert select(chosen_from) == chosen_from
+    assert Selection().of(chosen_from) == chosen_from
 
 
 def test_unanswerable_questions_dropped(chosen_from: SquadTables) -> None:
-    tables = select(chosen_from, unanswerable="drop")
+    tables = Selection(unanswerable="drop").of(chosen_from)
     check(tables)
     assert kept(tables) == ["0", "2", "4"] * 40
     assert tables.report.unanswerable == 0
 
 
 def test_plausible_answers_taken_for_answers(chosen_from: SquadTables) -> None:
-    tables = select(chosen_from, unanswerable="plausible")
+    tables = Selection(unanswerable="plausible").of(chosen_from)
     check(tables)
     assert kept(tables) == ["0", "2", "3", "4"] * 40
     assert tables.questions["answers"][2].as_py() == [{"text": "Gent", "start": 23}]
@@ -67,7 +67,7 @@ def test_plausible_answers_taken_for_answers(chosen_from: SquadTables) -> None:
 def test_a_sample_is_whole_paragraphs_in_the_files_order(
     chosen_from: SquadTables, most: int
 ) -> None:
-    tables = select(chosen_from, max_questions=most)
+    tables = Selection(max_questions=most).of(chosen_from)
     check(tables)
     ids = tables.questions["id"].to_pylist()
     assert len(ids) == min(most, 200)
@@ -84,23 +84,25 @@ def test_a_sample_is_whole_paragraphs_in_the_files_order(
 
 def test_a_sample_depends_on_the_seed_alone(chosen_from: SquadTables) -> None:
     def sample(seed: int) -> list[str]:
-        return list(select(chosen_from, max_questions=40, seed=seed).questions["id"].to_pylist())
+        return list(
+            Selection(max_questions=40, seed=seed).of(chosen_from).questions["id"].to_pylist()
+        )
 
     assert sample(1) == sample(1) != sample(2)
 
 
 def test_a_larger_sample_holds_the_smaller_one(chosen_from: SquadTables) -> None:
-    small = select(chosen_from, max_questions=33).questions["id"].to_pylist()
-    large = select(chosen_from, max_questions=90).questions["id"].to_pylist()
+    small = Selection(max_questions=33).of(chosen_from).questions["id"].to_pylist()
+    large = Selection(max_questions=90).of(chosen_from).questions["id"].to_pylist()
     assert set(small) < set(large)
 
 
 def test_nothing_left_is_an_error(write: Write, chosen_from: SquadTables) -> None:
     with pytest.raises(UserError, match="at least 1, but is 0"):
-        select(chosen_from, max_questions=0)
+        Selection(max_questions=0).of(chosen_from)
     none = read_squad(write(question("a"), question("b")))
     with pytest.raises(UserError, match="all 2 are unanswerable"):
-        select(none, unanswerable="plausible")
+        Selection(unanswerable="plausible").of(none)
 
 
 # --- holding articles out ----------------------------------------------------------------------

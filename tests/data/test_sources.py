@@ -11,7 +11,7 @@ import pytest
 
 from qa_lightning.data import sources
 from qa_lightning.data.download import OFFICIAL, sha256_of
-from qa_lightning.data.selection import select
+from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.errors import UserError
@@ -115,7 +115,9 @@ def test_a_hub_dataset(hub: Callable[[dict[str, Any]], None], tmp_path: Path) ->
     ]
     assert tables.report.shifted == ("a",)
 
-    sampled = select(tables, max_questions=1, seed=0)  # the rows of a context are not neighbours
+    sampled = Selection(max_questions=1, seed=0).of(
+        tables
+    )  # the rows of a context are not neighbours
     check(sampled)
 
     hub(columns())

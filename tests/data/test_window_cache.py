@@ -70,7 +70,9 @@ def test_no_token_and_no_window_of_a_label(
     assert (len(found.context_ids.values), found.untokenizable_answers, len(found)) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["context_ids.npy", "questions.arrow", "windows.json"])
+@pytest.mark.parametrize(
+    "name", ["context_ids.npy", "word_starts.bounds.npy", "questions.arrow", "windows.json"]
+)
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
 def test_a_damaged_cache_is_said_so(
     tables: SquadTables,
