@@ -32,8 +32,8 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
 
     Args:
         source: A file or a hub dataset.
-        problems: Where to note what is wrong with an article, a paragraph or a question, to go on
-            without it; the first of them is what would be raised. None raises it.
+        problems: Where to note what is wrong with an article, a paragraph or a question, to
+            continue without it; the first of them is what would be raised. None raises it.
 
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a

@@ -1,7 +1,7 @@
 """SQuAD's JSON, question by question: the one reader of training, checking and scoring.
 
-A mistake in a file becomes a UserError that says where it stands. Whoever wants to know all the
-mistakes of a file collects them with an `ErrorCollector`, and reading goes on after each.
+A mistake in a file becomes a UserError that names the place. Whoever wants to know all mistakes of
+a file collects them with an `ErrorCollector`, and reading continues after each.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from qa_lightning.errors import UserError
 MAX_BYTES = 512 * 2**20
 """Largest file that is read, in bytes after decompression: twelve times SQuAD 2.0.
 
-The whole file is parsed at once, which takes 7 bytes of memory for each byte of SQuAD 2.0, and 5 if
-all of it is ASCII (`python benchmarks/memory.py`): at most some 4 GB.
+The whole file is parsed at once. Reading takes at most 10 bytes of memory for each byte of the file
+(`python benchmarks/memory.py`), and so 5 GB at the most.
 """
 
 _T = TypeVar("_T")
@@ -131,7 +131,7 @@ def _one_data(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class ErrorCollector:
-    """A context that notes a UserError's message and goes on; without a list it lets it through."""
+    """A context that notes a UserError's message and suppresses it, if there is a list for that."""
 
     def __init__(self, problems: list[str] | None = None) -> None:
         self._problems = problems
