@@ -28,10 +28,9 @@ class Source:
     """Data that is there to be read: a local file, or a split of a hub dataset."""
 
     name: str  # for messages: the path, URL or dataset name
-    path: Path | None
+    path: Path | None  # None for a hub dataset
     digest: str  # SHA-256 of the content
-    hub: str | None = None
-    split: Split = "train"
+    split: Split = "train"  # of a hub dataset
 
 
 def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
@@ -65,7 +64,7 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
     if is_folder:
         raise UserError(f"{source!r} is a folder; give a SQuAD-format .json or .json.gz file")
     if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith((".json", ".gz")):
-        return Source(source, None, _hub_split(source, split)[1], hub=source, split=split)
+        return Source(source, None, _hub_split(source, split)[1], split)
     raise UserError(
         f"{source!r}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, "
         "or the name of a hub dataset."
@@ -74,15 +73,14 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
 
 def raw_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
     """The questions of a source in its order, unchecked; `errors` takes what has no question."""
-    if source.path is not None:
-        yield from squad_json.iter_questions(source.path, source.name, errors)
-    elif source.hub is not None:
-        yield from _hub_questions(source, errors)
+    if source.path is None:
+        return _hub_questions(source, errors)
+    return squad_json.iter_questions(source.path, source.name, errors)
 
 
 def _hub_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
     """The rows of a hub dataset; equal contexts are one, and equal titles one article."""
-    table, _ = _hub_split(str(source.hub), source.split)
+    table, _ = _hub_split(source.name, source.split)
     articles: dict[str, int] = {}
     batches = (batch.to_pylist() for batch in table.to_batches(max_chunksize=1000))
     for row, record in enumerate(chain.from_iterable(batches)):

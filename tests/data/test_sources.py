@@ -100,7 +100,7 @@ def columns() -> dict[str, Any]:
 def test_a_hub_dataset(hub: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
     hub(columns())
     source = resolve_source("org/name", "dev", tmp_path)
-    assert (source.path, source.hub) == (None, "org/name")
+    assert (source.path, source.name) == (None, "org/name")
     tables = read_squad(source)
     check(tables)
     assert tables.contexts.to_pylist() == [
