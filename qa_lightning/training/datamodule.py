@@ -79,8 +79,8 @@ class SquadDataModule(LightningDataModule):
             tokenizer: Where the tokenizer comes from: a hub name, a folder or `package:NAME/PATH`.
                 On the command line it defaults to the encoder's (`--model.pretrained`).
             train: Training questions: nothing for the official SQuAD 2.0 file, which is downloaded;
-                or a path or URL of a SQuAD-format .json or .json.gz file; or the name of a hub
-                dataset with SQuAD's columns.
+                or a path or URL of a SQuAD-format .json or .json.gz file, or `package:NAME/PATH`
+                for one in an installed package; or the name of a hub dataset with SQuAD's columns.
             val: Validation questions, as for `train`; by default the official dev file.
             test: Test questions, as for `val`.
             predict: Questions to answer, as for `val`; answers are not needed.
