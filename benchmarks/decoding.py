@@ -24,9 +24,11 @@ import torch
 from report import record
 from torch import Tensor
 
-from qa_lightning.data.batches import Batch, WindowDataset, WindowSampler
+from qa_lightning.data.batches import Batch, WindowDataset
+from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.data.squad import read_squad
-from qa_lightning.data.windows import WindowSettings, make_windows
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import make_windows
 from qa_lightning.evaluation.spans import spans_of_windows, word_boundaries
 from qa_lightning.model.tokenizer import load_tokenizer
 from qa_lightning.training.module import QuestionAnsweringModule

@@ -18,20 +18,20 @@ from report import record
 
 from qa_lightning.training.datamodule import SquadDataModule
 
-WAYS = ("random", "grouped", "packed")
+BATCHING = ("random", "grouped", "packed")
 
 
 def padding(data: SquadDataModule) -> dict[str, float]:
     """Count an epoch's token positions, and those that hold no token."""
     loader = data.train_dataloader()
     sizes = np.array([loader.dataset[rows].size for rows in loader.sampler])
-    tokens, slots = sizes[:, 1], sizes[:, 2]
+    tokens, padded_tokens = sizes[:, 1], sizes[:, 2]
     return {
         "windows": sizes[:, 0].sum(),
         "batches": len(sizes),
-        "tokens a batch": tokens.mean(),
-        "padding %": 100 * (1 - tokens.sum() / slots.sum()),
-        "in the worst batch %": 100 * (1 - tokens / slots).max(),
+        "tokens per batch": tokens.mean(),
+        "padding %": 100 * (1 - tokens.sum() / padded_tokens.sum()),
+        "in the worst batch %": 100 * (1 - tokens / padded_tokens).max(),
     }
 
 
@@ -45,14 +45,14 @@ def main() -> int:
     rows = []
     for path in given.data:
         for size in given.batch_sizes:
-            for way in WAYS:
+            for batching in BATCHING:
                 data = SquadDataModule(
                     tokenizer=given.encoder,
                     train=path,
                     val=path,
                     max_val_questions=1,
                     batch_size=size,
-                    batching=way,
+                    batching=batching,
                 )
                 trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
                 trainer.state.fn = TrainerFn.FITTING
@@ -61,7 +61,7 @@ def main() -> int:
                 data.setup("fit")
                 found = padding(data)
                 rows.append(
-                    {"data": Path(path).name, "batch size": str(size), "batching": way}
+                    {"data": Path(path).name, "batch size": str(size), "batching": batching}
                     | {name: f"{value:,.2f}".removesuffix(".00") for name, value in found.items()}
                 )
     record("Padding in an epoch of training", rows, to_file=given.record)

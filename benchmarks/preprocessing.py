@@ -1,14 +1,14 @@
 """Claim: preprocessing is at least five times as fast as the usual script's, with equal windows.
 
-Both ways begin with a SQuAD-format file and end with windows and labels in files, in one process
-with the same tokenizer. Ours is what `fit` does on its first run. The usual way is that of
+Both begin with a SQuAD-format file and end with windows and labels in files, in one process
+with the same tokenizer. Ours is what `fit` does on its first run. The usual script is that of
 transformers' example script: pairs of question and context are tokenised with overflow and padded
 to the longest window, the answer's tokens are searched in a Python loop, and `datasets` maps and
-writes it all. By turns; then every window and label of one is compared with the other's.
+writes it all. They run in turn; then every window and label of one is compared with the other's.
 
     python benchmarks/preprocessing.py --data train-v2.0.json.gz --encoder minilm-l6
 
-The tokenizer uses all cores in both ways, unless TOKENIZERS_PARALLELISM is false or a number of
+The tokenizer uses all cores in both, unless TOKENIZERS_PARALLELISM is false or a number of
 threads is set in RAYON_NUM_THREADS.
 """
 
@@ -47,7 +47,7 @@ def ours(data: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Window
         train=str(data), window=WINDOW, overlap=OVERLAP, cache_dir=str(folder / "cache")
     )
     module._tokenizer = tokenizer
-    module._prepare("train", folder / "windows")
+    module._prepare("train", folder / "windows", {})
     return open_windows(folder / "windows")
 
 
@@ -137,7 +137,7 @@ def check_equal(windows: Windows, features: datasets.Dataset) -> int:
         In how many windows they differ so.
     """
     if len(windows) != len(features):
-        sys.exit(f"{len(windows):,} windows, but {len(features):,} in the usual way")
+        sys.exit(f"{len(windows):,} windows, but {len(features):,} by the usual script")
     features = features.with_format("numpy")
     batches = WindowDataset(windows, with_offsets=True, padding="window")
     split_characters = 0
@@ -159,7 +159,7 @@ def check_equal(windows: Windows, features: datasets.Dataset) -> int:
         if not equal.all():
             row = at + int(np.argmin(equal))
             name = windows.questions["id"][int(windows.question[row])]
-            sys.exit(f"window {row} (question {name}) differs from the usual way's")
+            sys.exit(f"window {row} (question {name}) differs from the usual script's")
     return split_characters
 
 
@@ -167,21 +167,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="SQuAD-format training file")
     parser.add_argument("--encoder", required=True, help="hub name or folder of the tokenizer")
-    parser.add_argument("--runs", type=int, default=3, help="of each way")
+    parser.add_argument("--runs", type=int, default=3, help="of each")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
     tokenizer = load_tokenizer(given.encoder)
     datasets.disable_progress_bars()
 
-    ways: dict[str, Callable[..., Any]] = {"usual script": usual, "qa_lightning": ours}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
+    variants: dict[str, Callable[..., Any]] = {"usual script": usual, "qa_lightning": ours}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(given.runs):
         results = []
         with tempfile.TemporaryDirectory() as folder:
-            for name, way in ways.items():
+            for name, prepare in variants.items():
                 begin, cpu_begin = time.perf_counter(), time.process_time()
-                results.append(way(given.data, tokenizer, Path(folder)))
+                results.append(prepare(given.data, tokenizer, Path(folder)))
                 seconds[name].append(time.perf_counter() - begin)
                 cpu_seconds[name].append(time.process_time() - cpu_begin)
                 print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
@@ -191,7 +191,7 @@ def main() -> None:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     rows = [
         {
-            "way": name,
+            "variant": name,
             "seconds": f"{median:.2f}",
             "CPU seconds": f"{statistics.median(cpu_seconds[name]):.2f}",
             "questions/s": f"{windows.questions.num_rows / median:,.0f}",

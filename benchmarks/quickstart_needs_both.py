@@ -19,7 +19,7 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from report import record
 
-from qa_lightning.data.windows import Ragged
+from qa_lightning.data.tokens import Ragged
 from qa_lightning.model.hardware import choose_precision
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule

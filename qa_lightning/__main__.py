@@ -12,13 +12,14 @@ from qa_lightning.errors import UserError
 
 TRAINER = "commands.train"
 COMMANDS = {
-    "check": ("commands.check", "say what is in files of questions, before training on them"),
+    "check": ("commands.check", "report what is in files of questions, before training on them"),
     "fit": (TRAINER, "train a model, validate it after every epoch, save the best one"),
     "validate": (TRAINER, "score a model on the validation questions"),
     "test": (TRAINER, "score a model on the test questions"),
     "predict": (TRAINER, "answer the questions of a file and write predictions.json"),
     "answer": ("commands.answer", "ask a model about a text"),
     "export": ("commands.export", "write a model for others to use: Hugging Face, ONNX, the hub"),
+    "score": ("commands.score", "the official figures of a predictions file"),
     "serve": ("commands.serve", "answer over HTTP, with a page for the browser"),
 }
 """The module in this package that runs a command, and what the command does."""

@@ -7,8 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.data import REPOSITORY, TINY_VOCABULARY, squad_data
+
+# `pytest --hypothesis-profile=many` tries far more examples where a test names no number itself.
+settings.register_profile("many", max_examples=5_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,27 @@
-"""python -m qa_lightning check: say what is in files of questions."""
+"""python -m qa_lightning check: report what is in files of questions."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_lightning.commands.arguments import Parser, number
+from jsonargparse.typing import PositiveInt
+
+from qa_lightning.commands.parser import CommandParser
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from qa_lightning.data.checks import Check, FileCheck, Finding, Overlap
-    from qa_lightning.data.windows import WindowSettings
+    from qa_lightning.data.checks import Check, FileCheck
+    from qa_lightning.data.findings import Finding
+    from qa_lightning.data.tables import ReadReport
+    from qa_lightning.data.token_checks import Tokens
 
 TOKENIZER = "distilbert-base-uncased"
 """That of the encoder that `fit` starts from by default."""
@@ -28,7 +30,8 @@ NO_TOKENIZER = "none"
 SHOWN = 20
 """Problems, and questions of a finding, that the text shows; JSON has all."""
 
-WIDTH = 100
+KINDS = ("answerable", "unanswerable", "unlabelled")
+COUNTS = ("articles", "contexts", "questions", *KINDS, "answers")
 
 EXAMPLES = """\
 exit status: 0 if each file can be trained on, 1 if one would be refused
@@ -42,39 +45,39 @@ examples:
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    settings = WindowSettings(options.window, options.overlap, options.max_question_tokens)
     from qa_lightning.data.checks import check_files
     from qa_lightning.data.download import default_cache_dir
-    from qa_lightning.data.squad import resolve_source
-    from qa_lightning.data.windows import WindowSettings
+    from qa_lightning.data.sources import resolve_source
 
-    settings = WindowSettings(options.window, options.overlap, options.max_question_tokens)
     downloads = default_cache_dir() / "downloads"
     sources = [resolve_source(file, "train", downloads) for file in options.files]
     tokenizer, why_none = _tokenizer(options.tokenizer, settings)
-    with tempfile.TemporaryDirectory(prefix="qa-lightning-") as folder:
-        check = check_files(
-            sources, Path(folder), tokenizer, settings, options.max_answer_tokens, _say
-        )
-    _say("")
+    check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
+    _log("")
     if options.json:
-        print(json.dumps(_record(check, options, tokenizer is not None), indent=1))
+        sizes = ("window", "overlap", "max_question_tokens", "max_answer_tokens")
+        about = {"tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None}
+        about |= {name: options[name] for name in sizes}
+        print(json.dumps(_record(check) | about, indent=1))
     else:
         counted = why_none or (
             f"windows of {settings.window} tokens, overlap {settings.overlap}; tokenizer "
             f"{options.tokenizer or TOKENIZER}"
         )
-        _print("\n".join(_text(check, counted)))
+        text = "\n".join(_text(check, counted))
+        # Ids and file names may hold what the terminal cannot show.
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
     return int(any(file.problems for file in check.files))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m qa_lightning check",
-        description="Say what is in files of questions before a model is trained on them: counts, "
-        "lengths, mistakes, and what stands in more than one of them.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "check",
+        "Report what is in files of questions before a model is trained on them: counts, lengths,\n"
+        "mistakes, and what stands in more than one of them.",
+        EXAMPLES,
     )
     parser.add_argument(
         "files",
@@ -86,39 +89,18 @@ def _parser() -> argparse.ArgumentParser:
         "--tokenizer",
         metavar="NAME",
         help="what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
-        f"'{NO_TOKENIZER}' counts none (default: {TOKENIZER}, if it can be had)",
+        f"'{NO_TOKENIZER}' counts none; by default {TOKENIZER}, if it can be had",
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        default=384,
-        metavar="N",
-        help="tokens of a window at most, as --data.window of fit (default: 384)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=128,
-        metavar="N",
-        help="context tokens that windows share, as --data.overlap of fit (default: 128)",
-    )
-    parser.add_argument(
-        "--max_question_tokens",
-        type=int,
-        default=64,
-        metavar="N",
-        help="where questions are cut, as --data.max_question_tokens of fit (default: 64)",
-    )
-    parser.add_argument(
-        "--max_answer_tokens",
-        type=number(int, "at least 1", lambda value: value >= 1),
-        default=30,
-        metavar="N",
-        help="longest answer given, as --model.max_answer_tokens of fit (default: 30)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, with the ids of all questions"
-    )
+    for option, kind, default, what in (
+        ("data.window", int, WindowSettings.window, "tokens of a window at most"),
+        ("data.overlap", int, WindowSettings.overlap, "context tokens that windows share"),
+        ("data.max_question_tokens", int, WindowSettings.max_question_tokens, "longest question"),
+        ("model.max_answer_tokens", PositiveInt, MAX_ANSWER_TOKENS, "longest answer given"),
+    ):
+        name, what = f"--{option.partition('.')[2]}", f"{what}, as --{option} of fit"
+        parser.add_argument(name, type=kind, default=default, metavar="N", help=what)
+    what = "print one JSON object, with the ids of all questions"
+    parser.add_argument("--json", action="store_true", help=what)
     return parser
 
 
@@ -148,29 +130,25 @@ def _tokenizer(
     return tokenizer, ""
 
 
-def _say(doing: str) -> None:
-    """Show what is being done, in one line, to who is looking."""
+def _log(doing: str) -> None:
+    """Show what is being done, in one line of the terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)
 
 
-# --- as JSON -----------------------------------------------------------------------------------
-
-
-def _record(check: Check, options: argparse.Namespace, counted: bool) -> dict[str, Any]:
+def _record(check: Check) -> dict[str, Any]:
+    """The check for `--json`."""
+    files = []
+    for file in check.files:
+        fields = asdict(file)
+        report = fields.pop("report") and file.report
+        fields["counts"] = report and {name: getattr(report, name) for name in COUNTS}
+        files.append({"verdict": _verdict_on(file), "refused": bool(file.problems), **fields})
     return {
         "verdict": _verdict(check),
         "refused": any(file.problems for file in check.files),
-        "files": [
-            {"verdict": _verdict_on(file), "refused": bool(file.problems), **asdict(file)}
-            for file in check.files
-        ],
+        "files": files,
         "overlaps": [asdict(overlap) for overlap in check.overlaps],
-        "tokenizer": (options.tokenizer or TOKENIZER) if counted else None,
-        "window": options.window,
-        "overlap": options.overlap,
-        "max_question_tokens": options.max_question_tokens,
-        "max_answer_tokens": options.max_answer_tokens,
     }
 
 
@@ -179,84 +157,70 @@ def _record(check: Check, options: argparse.Namespace, counted: bool) -> dict[st
 
 def _text(check: Check, counted: str) -> Iterator[str]:
     for file in check.files:
-        yield from _about(file, counted)
-        yield ""
-    for overlap in check.overlaps:
-        yield from _shared(overlap)
-        yield ""
-    yield from _wrapped(_verdict(check), "")
-
-
-def _about(file: FileCheck, counted: str) -> Iterator[str]:
-    yield file.name
-    if file.counts:
-        counts = file.counts
-        kinds = {
-            "answerable": counts.answerable,
-            "unanswerable": counts.unanswerable,
-            "unlabelled": counts.unlabelled,
-        }
-        shares = ", ".join(
-            f"{count:,} {kind} ({100 * count / counts.questions:.1f} %)"
-            for kind, count in kinds.items()
-            if count
-        )
-        yield f"  {counts.articles:>9,} articles"
-        yield f"  {counts.contexts:>9,} contexts"
-        yield f"  {counts.questions:>9,} questions: {shares}"
-        yield f"  {counts.answers:>9,} answers"
-        yield ""
-        if not file.tokens:
-            yield from _wrapped(f"tokens: {counted}", "  ")
-    if file.tokens:
-        tokens = file.tokens
-        yield "  tokens       median   95 % have at most   longest"
-        for name in ("questions", "contexts", "answers"):
-            lengths = getattr(tokens, name)
-            if lengths:
-                yield (
-                    f"  {name:<9} {lengths.median:>9,} {lengths.percentile_95:>18,} "
-                    f"{lengths.longest:>9,}"
-                )
-        share = 100 * tokens.windows_with_answer / tokens.windows
-        yield f"  {tokens.windows:,} windows, {share:.1f} % of them with an answer"
-        yield f"  ({counted})"
-    if file.findings:
-        yield ""
+        yield file.name
+        if file.report:
+            yield from _counts(file.report)
+            yield from _tokens(file.tokens, counted)
+        if file.findings:
+            yield ""
         for finding in file.findings:
-            yield from _told(finding)
-    if file.problems:
-        yield ""
-        yield "  refused, because:"
+            yield from _finding(finding)
+        if file.problems:
+            yield from ("", "  refused, because:")
         for problem in file.problems[:SHOWN]:
             yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ", "    ")
         if len(file.problems) > SHOWN:
             yield f"  - and {len(file.problems) - SHOWN:,} more (--json)"
+        yield from ("", f"  verdict: {_verdict_on(file)}", "")
+    for overlap in check.overlaps:
+        yield " and ".join(overlap.files)
+        if not overlap.findings:
+            yield "  no question, id or context stands in both"
+        for finding in overlap.findings:
+            yield from _finding(finding)
+        yield ""
+    yield from _wrapped(_verdict(check), "")
+
+
+def _counts(report: ReadReport) -> Iterator[str]:
+    shares = ", ".join(
+        f"{count:,} {kind} ({100 * count / report.questions:.1f} %)"
+        for kind in KINDS
+        if (count := getattr(report, kind))
+    )
+    yield f"  {report.articles:>9,} articles"
+    yield f"  {report.contexts:>9,} contexts"
+    yield f"  {report.questions:>9,} questions: {shares}"
+    yield f"  {report.answers:>9,} answers"
     yield ""
-    yield f"  verdict: {_verdict_on(file)}"
 
 
-def _shared(overlap: Overlap) -> Iterator[str]:
-    yield " and ".join(overlap.files)
-    if not overlap.findings:
-        yield "  no question, id or context stands in both"
-    for finding in overlap.findings:
-        yield from _told(finding)
+def _tokens(tokens: Tokens | None, counted: str) -> Iterator[str]:
+    if not tokens:
+        yield from _wrapped(f"tokens: {counted}", "  ")
+        return
+    yield "  tokens       median   95 % have at most   longest"
+    for name in ("questions", "contexts", "answers"):
+        if (of := getattr(tokens, name)) is not None:
+            yield f"  {name:<9} {of.median:>9,} {of.percentile_95:>18,} {of.longest:>9,}"
+    share = 100 * tokens.windows_with_answer / tokens.windows
+    yield f"  {tokens.windows:,} windows, {share:.1f} % of them with an answer"
+    yield f"  ({counted})"
 
 
-def _told(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding) -> Iterator[str]:
     yield from _wrapped(f"- {finding.message}", "  ", "    ")
     shown = finding.ids[:SHOWN]
     for group in shown:
         if isinstance(group, tuple):
-            yield f"      {' = '.join(map(_named, dict.fromkeys(group)))}"
-    single = [_named(one) for one in shown if isinstance(one, str)]
+            yield f"      {' = '.join(map(_id, dict.fromkeys(group)))}"
+    single = [_id(one) for one in shown if isinstance(one, str)]
     yield from _wrapped(", ".join(single), "      ")
     if len(finding.ids) > SHOWN:
         yield f"      and {len(finding.ids) - SHOWN:,} more (--json)"
 
 
-def _named(identity: str) -> str:
+def _id(identity: str) -> str:
     """An id, in quotes where it would not be clear where it begins and ends."""
     shown = identity if len(identity) <= 60 else f"{identity[:57]}..."
     plain = shown.isprintable() and shown and not set(shown) & set(' ",=')
@@ -264,20 +228,15 @@ def _named(identity: str) -> str:
 
 
 def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent if hanging is None else hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    hanging = indent if hanging is None else hanging
+    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=hanging, **whole)
 
 
 def _verdict_on(file: FileCheck) -> str:
     if not file.problems:
         return "can be trained on"
-    if file.counts and file.counts.unlabelled and len(file.problems) == 1:
+    if file.report and file.report.unlabelled and len(file.problems) == 1:
         return "can be answered (predict), but not trained on or scored"
     return "would be refused"
 
@@ -299,9 +258,3 @@ def _verdict(check: Check) -> str:
                     f"{one} and {other}: do not train on one of them and score on the other"
                 )
     return verdict
-
-
-def _print(text: str) -> None:
-    """Print any text, whatever the terminal can show: ids and file names are not ours."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -24,7 +24,8 @@ class MistakesAsUserErrors(ArgumentParser):
         message = re.sub(r'Parser key "([\w.]+)"', r"--\1", message)
         parser = getattr(ex, "subcommand_parser", None) or self
         known = {action.dest: action.option_strings for action in parser._actions}
-        unknown = [name for name in re.findall(r"(?<=--)[\w.]+", message) if name not in known]
+        names = [name.replace("-", "_") for name in re.findall(r"(?<=--)[\w.-]+", message)]
+        unknown = [name for name in names if name not in known]
         close = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f"Did you mean {known[close[0]][-1]}? " if close and known[close[0]] else ""
         program = parser.prog.replace(" [options]", "")

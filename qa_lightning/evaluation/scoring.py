@@ -1,31 +1,19 @@
 """The official SQuAD 2.0 arithmetic: normalise, exact match, F1, threshold sweep, precision.
 
 The figures are those of the official evaluator (evaluate-v2.0.py; Rajpurkar, Jia and Liang 2018),
-under its names and in its order, its habits at the edges included. Everything here works on
-strings and arrays; only `main`, the command, reads files:
-
-    python -m qa_lightning.evaluation.scoring DATA.json PREDICTIONS.json --na-prob-file ODDS.json
+under its names and in its order, its habits at the edges included.
 """
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
 import re
 import string
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from qa_lightning.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -316,121 +304,3 @@ def _means(answerable: Bools, exact: Floats, overlap: Floats) -> dict[str, float
             figures[f"{prefix}f1"] = float(100.0 * overlap[members].mean())
             figures[f"{prefix}total"] = int(members.sum())
     return figures
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
-    except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _read_golds(path: Path) -> dict[str, list[str]]:
-    """Gold answers by question id, in the order of a SQuAD-format file."""
-    dataset = _read_json(path)
-    golds: dict[str, list[str]] = {}
-    try:
-        for article in dataset["data"]:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    if "answers" not in question:
-                        raise UserError(
-                            f"{path}: question {question['id']} has no 'answers'; only a labelled "
-                            "file can be scored"
-                        )
-                    texts = [answer["text"] for answer in question["answers"]]
-                    if not all(isinstance(text, str) for text in texts):
-                        raise UserError(
-                            f"{path}: question {question['id']} has an answer that is not a text"
-                        )
-                    golds[question["id"]] = texts
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not in SQuAD format (data > paragraphs > qas > id, answers > text): "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not golds:
-        raise UserError(f"{path} holds no questions")
-    return golds
-
-
-def _read_by_id(path: Path, kind: type | tuple[type, ...], what: str) -> dict[str, Any]:
-    """A JSON object from question id to values of one kind; NaN is no value."""
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a JSON object from question id to {what}")
-    for key, value in values.items():
-        if not isinstance(value, kind) or isinstance(value, bool) or value != value:
-            raise UserError(f"{path}: question {key} must have {what}, not {value!r}")
-    return values
-
-
-def _score_files(
-    data: Path, predicted: Path, odds: Path | None, threshold: float
-) -> dict[str, float]:
-    golds = _read_golds(data)
-    predictions = _read_by_id(predicted, str, "a text")
-    scored = [key for key in golds if key in predictions]
-    if not scored:
-        raise UserError(f"{predicted} has no prediction for any question of {data}")
-    if len(scored) < len(golds):
-        missing = next(key for key in golds if key not in predictions)
-        print(
-            f"warning: {len(golds) - len(scored)} of {len(golds)} questions have no prediction "
-            f"and are left out of every figure (the first: {missing})",
-            file=sys.stderr,
-        )
-    null_odds = None
-    if odds is not None:
-        by_id = _read_by_id(odds, (int, float), "a number")
-        for key in scored:
-            if key not in by_id:
-                raise UserError(f"{odds} has no value for question {key}")
-        # The official evaluator sweeps equal odds in the order of this file, not of the data.
-        wanted = set(scored)
-        scored = [key for key in by_id if key in wanted]
-        null_odds = [by_id[key] for key in scored]
-    return evaluate(
-        [golds[key] for key in scored],
-        [predictions[key] for key in scored],
-        null_odds=null_odds,
-        threshold=threshold,
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Score a predictions file and print the figures as JSON; the exit status, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qa_lightning.evaluation.scoring",
-        description="The official SQuAD 2.0 figures of a predictions file. "
-        "Every file may be gzipped (.gz).",
-    )
-    parser.add_argument("data", type=Path, help="labelled questions in SQuAD format")
-    parser.add_argument("predictions", type=Path, help="JSON object: question id to text")
-    parser.add_argument(
-        "-n", "--na-prob-file", type=Path, help="JSON object: question id to null odds"
-    )
-    parser.add_argument(
-        "-t",
-        "--na-prob-thresh",
-        type=float,
-        default=1.0,
-        help='null odds above this mean "no answer"; used with --na-prob-file (default: 1.0)',
-    )
-    options = parser.parse_args(arguments)
-    try:
-        figures = _score_files(
-            options.data, options.predictions, options.na_prob_file, options.na_prob_thresh
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(figures, indent=2))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

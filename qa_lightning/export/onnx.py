@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.batches import WindowDataset
+from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.model.logits import Logits, padded_logits
 from qa_lightning.model.onnx_session import INPUTS, OUTPUTS, check_installed
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from qa_lightning.data.squad import ReadReport, read_squad, require_labels, tables_from_texts
+from qa_lightning.data.squad import read_squad
+from qa_lightning.data.tables import ReadReport, require_labels, tables_from_texts
 from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.scoring import score_questions

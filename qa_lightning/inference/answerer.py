@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from qa_lightning.data.squad import tables_from_texts
-from qa_lightning.data.windows import Windows, WindowSettings, make_windows
+from qa_lightning.data.tables import tables_from_texts
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import Candidate, candidates
 from qa_lightning.inference.defaults import TOP_K

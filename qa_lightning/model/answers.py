@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.batches import WindowDataset
+from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.data.windows import Windows
 from qa_lightning.evaluation.spans import (
     Answers,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qa_lightning.data.windows import WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.errors import UserError
 from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.encoder import (

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,26 +17,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from qa_lightning.data.batches import WindowDataset, WindowSampler
+from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.download import default_cache_dir
-from qa_lightning.data.squad import (
-    ReadReport,
-    Source,
-    iter_chunks,
-    read_squad,
-    require_labels,
-    resolve_source,
-    select,
-    split_articles,
-)
+from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.selection import Selection
+from qa_lightning.data.sources import Source, resolve_source
+from qa_lightning.data.squad import read_squad
+from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
 from qa_lightning.data.window_cache import FORMAT, is_complete, open_windows, save_windows
-from qa_lightning.data.windows import Special, Windows, WindowSettings, make_windows
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import Special, Windows, make_windows
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from qa_lightning.data.squad import SquadTables
 
 Split = Literal["train", "holdout", "val", "test", "predict"]
 
@@ -47,32 +40,6 @@ STAGES: Mapping[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which questions of a source are used, and how.
-
-    `holdout` is the share of articles that are held out, and `held_out` says whether these are
-    meant, or those that stay.
-    """
-
-    unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
-    max_questions: int | None = None
-    seed: int = 42
-    holdout: float = 0.0
-    held_out: bool = False
-
-    def of(self, tables: SquadTables) -> SquadTables:
-        """Select from what was read."""
-        if self.holdout:
-            tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
-        return select(
-            tables,
-            unanswerable=self.unanswerable,
-            max_questions=self.max_questions,
-            seed=self.seed,
-        )
 
 
 class WindowLoader(DataLoader):
@@ -123,8 +90,8 @@ class SquadDataModule(LightningDataModule):
             tokenizer: Where the tokenizer comes from: a hub name, a folder or `package:NAME/PATH`.
                 On the command line it defaults to the encoder's (`--model.pretrained`).
             train: Training questions: nothing for the official SQuAD 2.0 file, which is downloaded;
-                or a path or URL of a SQuAD-format .json or .json.gz file; or the name of a hub
-                dataset with SQuAD's columns.
+                or a path or URL of a SQuAD-format .json or .json.gz file, or `package:NAME/PATH`
+                for one in an installed package; or the name of a hub dataset with SQuAD's columns.
             val: Validation questions, as for `train`; by default the official dev file.
             test: Test questions, as for `val`.
             predict: Questions to answer, as for `val`; answers are not needed.
@@ -195,20 +162,25 @@ class SquadDataModule(LightningDataModule):
         """Download, read, tokenise and cache, on one process of each machine."""
         if self.trainer is None or self.trainer.state.fn is None:
             raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        tables: dict[str, SquadTables] = {}  # by digest: each source is read once
         for split in self._splits(self.trainer.state.fn.value):
+            if split in self._windows:  # by an earlier stage
+                continue
             folder = self._folder(split)
             if is_complete(folder):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
-                self._prepare(split, folder)
-            self._check_labels(split, folder)
+                self._prepare(split, folder, tables)
+            windows = self._windows[split] = open_windows(folder)
+            if split != "predict":
+                require_labels(windows.questions, self.source(split).name)
+            self._describe(split)
 
     def setup(self, stage: str) -> None:
-        """Open the cached windows, on every process."""
+        """Open the cached windows, on every process that has not prepared them itself."""
         for split in self._splits(stage):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
-                self._describe(split)
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, in an order that the seed and the epoch fix."""
@@ -297,48 +269,27 @@ class SquadDataModule(LightningDataModule):
         name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache_dir / "windows" / name
 
-    def _prepare(self, split: Split, folder: Path) -> None:
-        """Read, window and cache a split, a part at a time: memory does not grow with the data."""
+    def _prepare(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
+        """Read (unless `tables` has it already), window and cache a split."""
         source = self.source(split)
-        settings = self._settings(split)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tables-", dir=folder.parent) as tables_folder:
-            tables = self._read(split, Path(tables_folder))
-            texts = tables.contexts.num_rows + tables.questions.num_rows
-            name = f"{split}: tokenising"
-            with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
-                windows = (
-                    make_windows(part, self.tokenizer, settings, bar.update)
-                    for part in iter_chunks(tables)
-                )
-                save_windows(windows, tables.report, folder)
-        if lost := open_windows(folder).untokenizable_answers:
-            rank_zero_warn(
-                f"{source.name}: {lost} answers hold no token at all (white space or control "
-                "characters); their windows are ignored in the loss"
-            )
-
-    def _read(self, split: Split, folder: Path) -> SquadTables:
-        """Read a split's source and select from it; the tables lie in the folder."""
-        source = self.source(split)
-        rank_zero_info(f"{split}: reading {source.name}")
-        tables = read_squad(source, folder)
-        if split != "holdout":  # the training set's, read for the training questions before
-            _warn_about(source.name, tables.report)
+        if source.digest not in tables:
+            rank_zero_info(f"{split}: reading {source.name}")
+            tables[source.digest] = read_squad(source)
+            _warn_about(source.name, tables[source.digest].report)
         try:
-            tables = self._selection(split).of(tables)
+            selected = self._selection(split).of(tables[source.digest])
         except UserError as error:
             raise UserError(f"{source.name}: {error}") from error
-        if tables.questions.num_rows == 0:
-            raise UserError(
-                f"{source.name}: no question is left for {split} with these options "
-                f"(unanswerable: {self._selection(split).unanswerable})"
+        texts = selected.contexts.num_rows + selected.questions.num_rows
+        name = f"{split}: tokenising"
+        with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
+            windows = make_windows(selected, self.tokenizer, self._settings(split), bar.update)
+        save_windows(windows, folder)
+        if windows.untokenizable_answers:
+            rank_zero_warn(
+                f"{source.name}: {windows.untokenizable_answers} answers hold no token at all "
+                "(white space or control characters); their windows are ignored in the loss"
             )
-        return tables
-
-    def _check_labels(self, split: Split, folder: Path) -> None:
-        if split != "predict":
-            require_labels(open_windows(folder).questions, self.source(split).name)
 
     def _describe(self, split: Split) -> None:
         windows = self._windows[split]
@@ -386,14 +337,14 @@ class SquadDataModule(LightningDataModule):
 
 
 def _warn_about(name: str, report: ReadReport) -> None:
-    if report.shifted_answers:
+    if report.shifted:
         rank_zero_info(
-            f"{name}: {report.shifted_answers} answers stood one or two characters before the "
-            "place that the file names; put right"
+            f"{name}: {len(report.shifted)} answers stood one or two characters before the "
+            "place that the file names; corrected"
         )
-    if report.misplaced_answers:
-        some = ", ".join(report.misplaced_ids[:5])
+    if report.misplaced:
+        ids = list(dict.fromkeys(report.misplaced))
         rank_zero_warn(
-            f"{name}: skipped {report.misplaced_answers} answers that do not stand where the file "
-            f"says (questions {some}{', ...' if len(report.misplaced_ids) > 5 else ''})"
+            f"{name}: skipped {len(report.misplaced)} answers that do not stand where the file "
+            f"says (questions {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
         )

@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 
-from qa_lightning.commands import train
-from qa_lightning.evaluation import scoring
+from qa_lightning.commands import score, train
 from qa_lightning.model import hardware
 from qa_lightning.training.module import QuestionAnsweringModule
 from tests.helpers.command import (
@@ -304,7 +303,7 @@ class TestPredict:
     ) -> None:
         self.predict(fitted, tmp_path, fitted.labelled)
         written = tmp_path / "lightning_logs" / "predict" / "version_0" / "predictions.json"
-        assert scoring.main([str(fitted.labelled), str(written)]) == 0
+        assert score.run([str(fitted.labelled), str(written)]) == 0
         official = json.loads(capsys.readouterr().out)
         logged = fitted.figures()
         assert official

@@ -19,17 +19,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
-from qa_lightning.data.squad import CONTEXTS, QUESTIONS, ReadReport, SquadTables
-from qa_lightning.data.windows import (
-    IGNORED,
-    NO_ANSWER_HERE,
-    SPECIAL_TOKENS,
-    Ragged,
-    Windows,
-    WindowSettings,
-    make_windows,
-    tokens_of_characters,
-)
+from qa_lightning.data.tables import CONTEXTS, QUESTIONS, ReadReport, SquadTables
+from qa_lightning.data.tokens import Ragged, tokens_of_characters
+from qa_lightning.data.window_settings import SPECIAL_TOKENS, WindowSettings
+from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE, Windows, make_windows
 from qa_lightning.errors import UserError
 
 Span = tuple[int, int]

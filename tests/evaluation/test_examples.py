@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.data.squad import CONTEXTS, QUESTIONS
+from qa_lightning.data.tables import CONTEXTS, QUESTIONS
 from qa_lightning.evaluation.examples import Example, choose, example, table_of
 from qa_lightning.evaluation.scored_answers import scored_answers
 from qa_lightning.evaluation.spans import NO_SPAN, Answers

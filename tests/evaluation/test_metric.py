@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from qa_lightning.data.squad import CONTEXTS, QUESTIONS
+from qa_lightning.data.tables import CONTEXTS, QUESTIONS
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import NO_SPAN
@@ -332,7 +332,7 @@ def test_two_and_three_processes_give_the_figures_of_one(tmp_path: Path) -> None
     questions, contexts, windows = made_up(**DISTRIBUTED)
     alone = updated(metric_for(questions, contexts), windows).compute()
     # The slow imports happen once, in the process that the three are forked from.
-    multiprocessing.set_forkserver_preload(["torchmetrics", "qa_lightning.data.squad"])
+    multiprocessing.set_forkserver_preload(["torchmetrics", "qa_lightning.data.tables"])
     torch.multiprocessing.start_processes(
         compute_on_a_process, args=(tmp_path,), nprocs=3, start_method="forkserver"
     )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_lightning.data.squad import CONTEXTS, QUESTIONS
+from qa_lightning.data.tables import CONTEXTS, QUESTIONS
 from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts

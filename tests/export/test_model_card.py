@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.data.download import OFFICIAL
-from qa_lightning.data.windows import WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.export import model_card as module
 from qa_lightning.export.model_card import CardFacts, CardMetadata, Variant, model_card
 from qa_lightning.export.provenance import SQUAD, DataFile, Scores, Training

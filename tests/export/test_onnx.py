@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qa_lightning.data.batches import Batch, BatchSize
-from qa_lightning.data.squad import tables_from_texts
-from qa_lightning.data.windows import WindowSettings, make_windows
+from qa_lightning.data.tables import tables_from_texts
+from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.windows import make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.export.onnx import largest_difference, quantise, write_onnx
 from qa_lightning.inference.answerer import Answerer

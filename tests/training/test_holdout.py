@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qa_lightning.evaluation import scoring
+from qa_lightning.commands import score
 from tests.helpers.command import QUIET, TINY_WINDOWS, Outcome, call, scalars
 from tests.helpers.data import squad_data
 
@@ -97,7 +97,7 @@ def test_the_written_files_score_exactly_as_logged(
 ) -> None:
     checkpoint = tuned.run / "checkpoints" / "best.ckpt"
     figures, run = validate(tuned, tmp_path, "--ckpt_path", checkpoint)
-    assert scoring.main([str(tuned.labelled), str(run / "predictions.json")]) == 0
+    assert score.run([str(tuned.labelled), str(run / "predictions.json")]) == 0
     official = json.loads(capsys.readouterr().out)
     assert official == {name: figures[name] for name in official}
     # With the best non-null texts instead, the sweep comes out the same too.
@@ -107,7 +107,7 @@ def test_the_written_files_score_exactly_as_logged(
     }
     (tmp_path / "best.json").write_text(json.dumps(best))
     odds = ["-n", str(run / "null_odds.json"), "-t", str(figures["null_threshold"])]
-    assert scoring.main([str(tuned.labelled), str(tmp_path / "best.json"), *odds]) == 0
+    assert score.run([str(tuned.labelled), str(tmp_path / "best.json"), *odds]) == 0
     swept = json.loads(capsys.readouterr().out)
     assert "best_f1_thresh" in swept and "pr_oracle_ap" in swept
     assert swept == {name: figures[name] for name in swept}

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from qa_lightning.data.batches import WindowSampler
+from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.errors import UserError
 from qa_lightning.model.trained_model import TrainedModel
 from qa_lightning.training import checkpoint_files

@@ -1,4 +1,4 @@
-"""The streaming reader agrees with json.load, wherever its window ends."""
+"""JSON files are read as json.load reads them, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qa_lightning.data import json_stream
-from qa_lightning.data.json_stream import elements
+from qa_lightning.data import squad_json
+from qa_lightning.data.squad_json import ErrorCollector, iter_questions, read_json
 from qa_lightning.errors import UserError
 
 VALUES = st.recursive(
@@ -22,41 +22,23 @@ VALUES = st.recursive(
 )
 
 
-def read(path: Path) -> list[Any]:
-    return list(elements(path, "data", "f.json"))
+def read(path: Path) -> Any:
+    return read_json(path, "f.json")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    before=st.dictionaries(st.text(min_size=5), VALUES, max_size=2),
-    data=st.lists(VALUES, max_size=5),
-    indent=st.sampled_from([None, 0, 2]),
-    ascii_only=st.booleans(),
-    chunk=st.integers(1, 40),
-)
+@given(content=VALUES, indent=st.sampled_from([None, 0, 2]), ascii_only=st.booleans())
 def test_gives_what_json_load_gives(
-    tmp_path_factory: pytest.TempPathFactory,
-    before: dict[str, Any],
-    data: list[Any],
-    indent: int | None,
-    ascii_only: bool,
-    chunk: int,
+    tmp_path_factory: pytest.TempPathFactory, content: Any, indent: int | None, ascii_only: bool
 ) -> None:
-    text = json.dumps({**before, "data": data, "last": 1}, indent=indent, ensure_ascii=ascii_only)
+    text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
     path = tmp_path_factory.mktemp("json") / "f.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass" if ascii_only else "replace"))
-    expected = json.loads(path.read_text())["data"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_stream, "CHUNK", chunk)
-        assert read(path) == expected
+    assert read(path) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("length", range(len('{"v": "1", "data": [{"a": 12}]}')))
-@pytest.mark.parametrize("chunk", [3, 1000])
-def test_every_truncation_is_called_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, chunk: int
-) -> None:
-    monkeypatch.setattr(json_stream, "CHUNK", chunk)
+def test_every_truncation_is_called_one(tmp_path: Path, length: int) -> None:
     path = tmp_path / "f.json"
     path.write_text('{"v": "1", "data": [{"a": 12}]}'[:length])
     with pytest.raises(UserError, match=r"f\.json: the file is (empty|cut off)"):
@@ -66,15 +48,11 @@ def test_every_truncation_is_called_one(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<html>", "not valid JSON at character 0"),
-        ("[]", 'no list "data"'),
-        ("3", 'no list "data"'),
-        ("{}", 'no list "data"'),
-        ('{"data": {}}', 'no list "data"'),
+        ("<html>", "not valid JSON at line 1, column 1"),
         ('{"data": [], "data": []}', "twice"),
-        ('{"data": []} x', "more text after the end"),
-        ('{"data": [] "v": 1}', "expected ','"),
-        ('{"data": [1 2]}', "expected ','"),
+        ('{"data": []} x', "line 1, column 14: Extra data"),
+        ('{"data": [] "v": 1}', "Expecting ',' delimiter"),
+        ('{"data":\n [1 2]}', "line 2, column 5: Expecting ',' delimiter"),
         ("{data: []}", "double quotes"),
         ('{"data": [1,]}', "not valid JSON"),
         ('{"data": [' + "[" * 100_000, "nested too deeply"),
@@ -88,10 +66,18 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, message: str) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"data": {}}'])
+def test_a_file_without_a_list_of_articles(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match='f.json: there is no list "data"'):
+        list(iter_questions(path, "f.json", ErrorCollector()))
+
+
 def test_gzip_and_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "named-as-it-likes"
     path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"data": ["\xc3\xa9"]}'))
-    assert read(path) == ["é"]
+    assert read(path) == {"data": ["é"]}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +94,22 @@ def test_damaged_bytes_are_refused(tmp_path: Path, content: bytes, message: str)
     path = tmp_path / "f.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_a_file_that_would_take_too_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gzipped: bool
+) -> None:
+    """Counted after decompression: a small file can hold a large one."""
+    monkeypatch.setattr(squad_json, "MAX_BYTES", 2 << 20)
+    path = tmp_path / "f.json"
+    for spaces in ((2 << 20) - 2, (2 << 20) - 1):
+        content = b"[" + b" " * spaces + b"]"
+        path.write_bytes(gzip.compress(content) if gzipped else content)
+        if len(content) == 2 << 20:
+            assert read(path) == []
+    with pytest.raises(UserError, match="f.json: larger than 2 MiB.* split it into several files"):
         read(path)
 
 

@@ -1,0 +1,140 @@
+"""Where questions come from: a local file, a download, an installed package, the hub."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from qa_lightning.data import squad_json
+from qa_lightning.data.download import OFFICIAL, WITHOUT_NETWORK, download, reachable, sha256_of
+from qa_lightning.data.packages import package_path
+from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field
+from qa_lightning.errors import UserError
+
+Split = Literal["train", "dev"]
+_COLUMNS = ("id", "title", "context", "question", "answers", "plausible_answers", "is_impossible")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that is there to be read: a local file, or a split of a hub dataset."""
+
+    name: str  # for messages: the path, URL or dataset name
+    path: Path | None  # None for a hub dataset
+    digest: str  # SHA-256 of the content
+    split: Split = "train"  # of a hub dataset
+
+
+def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
+    """Find what the user means by `source`, and download it if it is not there yet.
+
+    Args:
+        source: None for the official SQuAD 2.0 file; the path or http(s) URL of a SQuAD-format
+            `.json` or `.json.gz` file, or `package:NAME/PATH` for one in an installed package; or
+            the name of a hub dataset with SQuAD's columns.
+        split: Which official file, or which split of a hub dataset ("dev" is its "validation").
+        folder: Where downloads go.
+
+    Raises:
+        UserError: No such file or dataset, or a download that failed.
+    """
+    if source is None:
+        official = OFFICIAL[split]
+        path = download(official.url, folder, sha256=official.sha256)
+        return Source(official.name, path, official.sha256)
+    if re.match(r"https?://", source, re.IGNORECASE):
+        path = download(source, folder)
+        return Source(source, path, sha256_of(path))
+    in_package = source.startswith("package:")
+    path = package_path(source) if in_package else Path(source).expanduser()
+    try:
+        if path.is_file():
+            return Source(source, path, sha256_of(path))
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source!r} cannot be read: {error}") from error
+    if is_folder:
+        raise UserError(f"{source!r} is a folder; give a SQuAD-format .json or .json.gz file")
+    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith((".json", ".gz")):
+        return Source(source, None, _hub_split(source, split)[1], split)
+    raise UserError(
+        f"{source!r}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, "
+        "or the name of a hub dataset."
+    )
+
+
+def raw_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
+    """The questions of a source in its order, unchecked; `errors` takes what has no question."""
+    if source.path is None:
+        return _hub_questions(source, errors)
+    return squad_json.iter_questions(source.path, source.name, errors)
+
+
+def _hub_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
+    """The rows of a hub dataset; equal contexts are one, and equal titles one article."""
+    table, _ = _hub_split(source.name, source.split)
+    articles: dict[str, int] = {}
+    batches = (batch.to_pylist() for batch in table.to_batches(max_chunksize=1000))
+    for row, record in enumerate(chain.from_iterable(batches)):
+        location = f"{source.name}: row {row}"
+        with errors:
+            record = {key: value for key, value in record.items() if value is not None}
+            for key in {"answers", "plausible_answers"} & record.keys():
+                record[key] = _answer_records(record[key], location)
+            context = field(record, "context", str, location)
+            # No title says nothing about what belongs together: then each context is one.
+            title = optional_field(record, "title", str, location) or ""
+            article = articles.setdefault(title or context, len(articles))
+            yield RawQuestion(record, location, context, context, article, title)
+
+
+def _answer_records(answers: Any, location: str) -> Any:
+    """The hub's form, a list of texts and one of starts, as the list of records of SQuAD's JSON."""
+    if not isinstance(answers, dict):
+        return answers
+    texts = field(answers, "text", list, location)
+    starts = field(answers, "answer_start", list, location)
+    if len(texts) != len(starts):
+        raise UserError(f"{location}: {len(texts)} answer texts but {len(starts)} answer starts")
+    pairs = zip(texts, starts, strict=True)
+    return [{"text": text, "answer_start": start} for text, start in pairs]
+
+
+@functools.cache
+def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
+    """The columns of a hub dataset that are SQuAD's, memory-mapped, and a SHA-256 of them."""
+    import datasets  # takes two seconds, and is needed here only
+
+    wanted = {"train": "train", "dev": "validation"}[split]
+    offline = datasets.config.HF_HUB_OFFLINE
+    # Without a network the hub's client tries for half a minute before it looks into its cache.
+    datasets.config.HF_HUB_OFFLINE = offline or not reachable(datasets.config.HF_ENDPOINT)
+    try:
+        data = datasets.load_dataset(name, split=wanted)
+    except Exception as error:  # a dozen kinds, of datasets, huggingface_hub and what they use
+        raise UserError(
+            f"{name}: no such file, and the hub dataset of that name (split {wanted!r}) could not "
+            f"be loaded: {error}. {WITHOUT_NETWORK}"
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+    missing = {"id", "context", "question"} - set(data.column_names)
+    if missing:
+        raise UserError(
+            f"{name}: the hub dataset has no column {', '.join(sorted(missing))}; SQuAD's are id, "
+            f"title, context, question, answers"
+        )
+    columns = [column for column in _COLUMNS if column in data.column_names]
+    table = data.select_columns(columns).with_format("arrow")[:]
+    digest = hashlib.sha256(table.schema.remove_metadata().serialize())
+    for batch in table.combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return table, digest.hexdigest()

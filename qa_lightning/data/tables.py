@@ -1,0 +1,152 @@
+"""Questions and their contexts as two Arrow tables, and the report on what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qa_lightning.errors import UserError
+
+# One row per paragraph that has questions (in a hub dataset: per distinct context string).
+CONTEXTS = pa.schema(
+    [
+        ("article", pa.int32()),  # number of its article, counted from 0 in the order of the file
+        ("title", pa.string()),  # "" where the file gives none
+        ("text", pa.string()),
+    ]
+)
+ANSWERS = pa.list_(
+    pa.struct(
+        [
+            ("text", pa.string()),
+            ("start", pa.int32()),  # in characters (code points, as Python counts) of the context
+        ]
+    )
+)
+# One row per question, in the order of the file. It is answerable if it has answers, unanswerable
+# if it is labelled and has none; without a label it can only be predicted on.
+QUESTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("context", pa.int32()),  # row in CONTEXTS
+        ("text", pa.string()),
+        ("labelled", pa.bool_()),
+        ("answers", ANSWERS),
+        ("plausible_answers", ANSWERS),
+    ]
+)
+
+Row = tuple[Any, ...]
+"""Values of a table's columns, in their order."""
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What the tables hold, and what reading their source corrected or left out.
+
+    The first six count rows of the tables and answers in them. An answer is shifted if it stood one
+    or two characters before its `answer_start`, and misplaced if it stood nowhere near: the tuples
+    have the id of its question, once per answer, in the order of the file. A question is dropped if
+    all its answers were misplaced.
+    """
+
+    articles: int
+    contexts: int
+    questions: int
+    unanswerable: int
+    unlabelled: int
+    answers: int
+    shifted: tuple[str, ...] = ()
+    misplaced: tuple[str, ...] = ()
+    misplaced_plausible: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def answerable(self) -> int:
+        """Questions with answers."""
+        return self.questions - self.unanswerable - self.unlabelled
+
+    @property
+    def dropped_questions(self) -> int:
+        """Questions that were left out."""
+        return len(self.dropped)
+
+
+@dataclass(frozen=True)
+class SquadTables:
+    """Contexts and questions with the schemas CONTEXTS and QUESTIONS, and the report on them."""
+
+    contexts: pa.Table
+    questions: pa.Table
+    report: ReadReport
+
+
+def counts(contexts: pa.Table, questions: pa.Table) -> dict[str, Any]:
+    """The first six fields of a ReadReport."""
+    answers = pc.list_value_length(questions["answers"])
+    labelled = questions["labelled"]
+    return {
+        "articles": pc.count_distinct(contexts["article"]).as_py(),
+        "contexts": contexts.num_rows,
+        "questions": questions.num_rows,
+        "unanswerable": pc.sum(pc.and_(labelled, pc.equal(answers, 0))).as_py() or 0,
+        "unlabelled": pc.sum(pc.invert(labelled)).as_py() or 0,
+        "answers": pc.sum(answers).as_py() or 0,
+    }
+
+
+def tables_from_rows(
+    contexts: Sequence[Row], questions: Sequence[Row], **corrected: Any
+) -> SquadTables:
+    """Tables with these rows; `corrected` are the last four fields of their report."""
+    context_table = _table(contexts, CONTEXTS)
+    question_table = _table(questions, QUESTIONS)
+    report = ReadReport(**counts(context_table, question_table), **corrected)
+    return SquadTables(context_table, question_table, report)
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
+def tables_from_texts(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
+    """Tables of questions to be answered; equal contexts are one row.
+
+    Args:
+        questions: The questions, at least one; their ids are "0", "1", ...
+        contexts: Context of each of them.
+    """
+    rows = {context: row for row, context in enumerate(dict.fromkeys(contexts))}
+    asked = enumerate(zip(questions, contexts, strict=True))
+    return tables_from_rows(
+        [(row, "", context) for context, row in rows.items()],
+        [(str(n), rows[context], question, False, [], []) for n, (question, context) in asked],
+    )
+
+
+def require_labels(questions: pa.Table, name: str) -> None:
+    """Refuse questions that cannot be trained on or scored: nothing is known of their answers.
+
+    Args:
+        questions: See QUESTIONS.
+        name: What the message calls their source.
+
+    Raises:
+        UserError: there is one without a label.
+    """
+    if unlabelled := pc.sum(pc.invert(questions["labelled"])).as_py():
+        raise UserError(
+            f"{name} holds {unlabelled:,} questions that neither have answers nor are "
+            "marked is_impossible: they can be answered (predict), but not trained on or scored"
+        )
+
+
+def replaced(questions: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The same questions with another column in the place of one."""
+    return questions.set_column(QUESTIONS.get_field_index(name), QUESTIONS.field(name), column)

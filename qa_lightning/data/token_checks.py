@@ -1,0 +1,116 @@
+"""How many tokens texts have, and what is too long for a window, a question or an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from qa_lightning.data.findings import Finding, findings
+from qa_lightning.data.tokens import tokens_of_characters
+from qa_lightning.data.windows import Windows, answer_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many tokens texts have."""
+
+    median: int
+    percentile_95: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Lengths in tokens, special ones not counted, and how many windows they make."""
+
+    questions: Lengths  # before long ones are cut
+    contexts: Lengths  # each counted once
+    answers: Lengths | None  # of all answers of all questions
+    windows: int
+    windows_with_answer: int  # those that hold the first answer of their question
+
+
+def check_tokens(
+    windows: Windows, tokenizer: PreTrainedTokenizerFast, max_answer_tokens: int
+) -> tuple[Tokens, list[Finding]]:
+    """Lengths, and what is too long for a window, a question or an answer."""
+    settings, ids = windows.settings, windows.questions["id"]
+    question_tokens = _uncut_lengths(windows, tokenizer)
+    question, answer_tokens = _answers_in_tokens(windows)
+    answered, held, short_enough, blank = np.zeros((4, len(ids)), bool)
+    answered[question] = True
+    short_enough[question[answer_tokens <= max_answer_tokens]] = True
+    with_answer = windows.label_start > 0
+    held[windows.question[with_answer]] = True
+    first_answer = np.searchsorted(question, np.flatnonzero(answered))
+    blank[answered] = answer_tokens[first_answer] == 0
+    tokens = Tokens(
+        questions=_lengths(question_tokens),
+        contexts=_lengths(windows.context_ids.lengths),
+        answers=_lengths(answer_tokens) if len(answer_tokens) else None,
+        windows=len(windows),
+        windows_with_answer=int(with_answer.sum()),
+    )
+    found: list[Finding] = []
+    longest = settings.max_question_tokens
+    for kind, which, rest in (
+        (
+            "cut_questions",
+            question_tokens > longest,
+            f"longer than {longest} tokens: cut there (--data.max_question_tokens)",
+        ),
+        (
+            "answers_in_no_window",
+            answered & ~held & ~blank,
+            "with an answer that no window holds whole: learnt as unanswerable (--data.window, "
+            "--data.overlap)",
+        ),
+        (
+            "long_answers",
+            answered & ~short_enough,
+            f"with all answers longer than {max_answer_tokens} tokens: learnt, but never given "
+            "(--model.max_answer_tokens)",
+        ),
+        (
+            "answers_without_tokens",
+            blank,
+            "with an answer that holds no token (white space or control characters): not learnt "
+            "from",
+        ),
+    ):
+        found += findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
+    return tokens, found
+
+
+def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Tokens of every question before it is cut, int64 `[questions]`."""
+    lengths = windows.question_ids.lengths.copy()
+    full = np.flatnonzero(lengths == windows.settings.max_question_tokens)
+    texts = windows.questions["text"].take(pa.array(full, pa.int64())).to_pylist()
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(
+        [text.lstrip() for text in texts], add_special_tokens=False
+    )
+    lengths[full] = [len(encoding) for encoding in encodings]
+    return lengths
+
+
+def _answers_in_tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Row of its question, and number of tokens, of every answer, int64 `[answers]`."""
+    targets = answer_targets(windows.questions, every_answer=True)
+    answers = targets.has_answer
+    question = targets.question[answers]
+    context = windows.questions["context"].to_numpy().astype(np.int64)[question]
+    spans = targets.first_char[answers], targets.end_char[answers]
+    first, last = tokens_of_characters(windows.char_starts, windows.char_ends, context, *spans)
+    return question, np.maximum(last - first + 1, 0)
+
+
+def _lengths(tokens: np.ndarray) -> Lengths:
+    median, percentile = np.percentile(tokens, [50, 95], method="inverted_cdf")
+    return Lengths(int(median), int(percentile), int(tokens.max()))

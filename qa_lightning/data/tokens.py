@@ -1,0 +1,112 @@
+"""Texts as tokens: ids and characters of all tokens in flat arrays, every text tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENISE_AT_ONCE = 1000
+
+Progress = Callable[[int], Any]
+"""Called with the number of texts done since the last call."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array: row i is ``values[bounds[i]:bounds[i + 1]]``."""
+
+    values: np.ndarray
+    bounds: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of values of every row, int64."""
+        return np.diff(self.bounds)
+
+
+def tokenise_contexts(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], progress: Progress
+) -> dict[str, Ragged]:
+    """Tokens of every context: four arrays, by their names in `qa_lightning.data.windows.Windows`.
+
+    The names are context_ids, char_starts, char_ends and word_starts.
+    """
+    ids, starts, ends, words, lengths = [], [], [], [], []
+    for at in range(0, len(texts), TOKENISE_AT_ONCE):
+        batch = texts[at : at + TOKENISE_AT_ONCE]
+        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+        length = np.array([len(encoding) for encoding in encodings])
+        offsets = _flat(chain.from_iterable(encoding.offsets for encoding in encodings))
+        word = np.array(list(chain.from_iterable(e.word_ids for e in encodings)), np.float32)
+        begins = np.ones(len(word), np.uint8)
+        begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
+        begins[(np.cumsum(length) - length)[length > 0]] = 1
+        ids.append(_flat(encoding.ids for encoding in encodings))
+        starts.append(offsets[::2])
+        ends.append(offsets[1::2])
+        words.append(begins)
+        lengths.append(length)
+        progress(len(batch))
+    bounds = _bounds(lengths)
+    parts = {"context_ids": ids, "char_starts": starts, "char_ends": ends, "word_starts": words}
+    return {name: Ragged(np.concatenate(values), bounds) for name, values in parts.items()}
+
+
+def tokenise_questions(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], most: int, progress: Progress
+) -> Ragged:
+    """Token ids of every question, of which `most` are kept."""
+    ids, lengths = [np.zeros(0, np.int32)], []
+    for at in range(0, len(texts), TOKENISE_AT_ONCE):
+        # Some SQuAD questions begin with many spaces, which some tokenizers keep as tokens.
+        batch = [text.lstrip() for text in texts[at : at + TOKENISE_AT_ONCE]]
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        ids.append(_flat(encoding.ids[:most] for encoding in encodings))
+        lengths.append(np.array([min(len(encoding), most) for encoding in encodings]))
+        progress(len(batch))
+    return Ragged(np.concatenate(ids), _bounds(lengths))
+
+
+def _flat(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), np.int32)
+
+
+def _bounds(lengths: list[np.ndarray]) -> np.ndarray:
+    return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+
+
+def tokens_of_characters(
+    char_starts: Ragged,
+    char_ends: Ragged,
+    context: np.ndarray,
+    first_char: np.ndarray,
+    end_char: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the tokens that cover character spans, for many spans at once.
+
+    Args:
+        char_starts: First character of every context token.
+        char_ends: One past its last character.
+        context: Row of the context of every span, int64 `[spans]`.
+        first_char: First character of every span, `[spans]`.
+        end_char: One past its last character.
+
+    Returns:
+        First and last token (inclusive) that share a character with the span, counted from the
+        context's first token, int64 `[spans]` each. First is larger than last where no token does.
+    """
+    # One search over all contexts: the row stands in the high bits, the character in the low ones.
+    # Within a context both character arrays never fall, so the keys are sorted.
+    high = np.int64(1) << 32
+    token_row = np.repeat(np.arange(len(char_starts.lengths)), char_starts.lengths) * high
+    base = char_starts.bounds[context]
+    first = np.searchsorted(token_row + char_ends.values, context * high + first_char, "right")
+    last = np.searchsorted(token_row + char_starts.values, context * high + end_char, "left") - 1
+    return first - base, last - base
