@@ -67,17 +67,19 @@ CHECKPOINT_DEFAULTS = {
     "checkpoint.enable_version_counter": False,
 }
 
+IGNORED_WARNINGS = (
+    "does not have many workers",  # a batch is assembled in well under a millisecond
+    "callbacks used to create the checkpoint",  # an evaluation needs none of them
+    "predict returned None",  # a callback writes what the metric keeps
+    "treespec, LeafSpec",  # Lightning's own, about torch
+    "It is recommended to use .self.log.*sync_dist",  # all processes have the same figures
+    "your dataloader is not resumable",  # `LastCheckpoint` resumes it
+    "Checkpoint directory .* exists and is not empty",  # a run is resumed in its own folder
+)
+
 
 def unpack_tokenizer(files: dict[str, str], cache_dir: Path) -> Path:
-    """Write a checkpoint's tokenizer to the cache, where the datamodule can load it.
-
-    Args:
-        files: File names and contents, see `qa_lightning.model.tokenizer.tokenizer_files`.
-        cache_dir: The cache's folder.
-
-    Returns:
-        The folder, named after its content; it appears at once, complete.
-    """
+    """Write a checkpoint's tokenizer (see `tokenizer_files`) to a folder of the cache; gives it."""
     from qa_lightning.model.tokenizer import restore_tokenizer
 
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
@@ -120,11 +122,7 @@ class QuestionAnsweringCLI(LightningCLI):
     """The commands fit, validate, test and predict."""
 
     def __init__(self, args: list[str] | None = None) -> None:
-        """Parse the arguments and run the command.
-
-        Args:
-            args: The command and its options; by default those of the process.
-        """
+        """Parse a command and its options, by default those of the process, and run it."""
         self._checkpoint: dict[str, Any] | None = None
         self._run: Path | None = None  # the run that `--ckpt_path last` resumes
         super().__init__(
@@ -172,16 +170,13 @@ class QuestionAnsweringCLI(LightningCLI):
             self._checkpoint = read_checkpoint(path)
         except UserError as error:
             raise UserError(f"--ckpt_path: {error}") from error
-        hyperparameters = dict(self._checkpoint["hyper_parameters"])
-        for name, value in hyperparameters.items():
-            if name in options["model"]:
-                options["model"][name] = value
+        saved = self._checkpoint["hyper_parameters"]
+        options["model"].update({name: saved[name] for name in options["model"] if name in saved})
 
     def _find(self, which: Literal["last", "hpc"]) -> str | None:
-        """The newest checkpoint of a run; None if `fit` is to start from the beginning.
+        """The newest checkpoint of the newest run or, with "hpc", of this SLURM job's run.
 
-        Args:
-            which: The newest run ("last"), or that of this SLURM job before it was requeued.
+        None if there is none, and `fit` is to start from the beginning.
         """
         command = self.config["subcommand"]
         options = self.config[command]
@@ -195,19 +190,18 @@ class QuestionAnsweringCLI(LightningCLI):
         if job is not None and run is None:
             folder = None
         path = newest_checkpoint(Path(folder)) if folder else None
-        if path is None:
-            whose = f" of SLURM job {job}" if job else ""
-            where = f"there is no run{whose} in {runs}"
-            if folder:
-                where = f"{folder} holds no checkpoint"
-            if command != "fit":
-                raise UserError(f"--ckpt_path {which}: {where}; name the file instead")
-            # No mistake: a command that is started again and again can always say `last`.
-            rank_zero_info(f"--ckpt_path {which}: {where}; training starts from the beginning")
-            return None
-        rank_zero_info(f"--ckpt_path {which}: {path}")
-        self._run = run
-        return str(path)
+        if path is not None:
+            rank_zero_info(f"--ckpt_path {which}: {path}")
+            self._run = run
+            return str(path)
+        reason = f"there is no run{f' of SLURM job {job}' if job else ''} in {runs}"
+        if folder:
+            reason = f"{folder} holds no checkpoint"
+        if command != "fit":
+            raise UserError(f"--ckpt_path {which}: {reason}; name the file instead")
+        # No mistake: a command that is started again and again can always say `last`.
+        rank_zero_info(f"--ckpt_path {which}: {reason}; training starts from the beginning")
+        return None
 
     def before_instantiate_classes(self) -> None:
         """Fill in what depends on the hardware, on the encoder or on the checkpoint."""
@@ -314,28 +308,13 @@ class QuestionAnsweringCLI(LightningCLI):
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run a command (by default that of the process); returns the exit status.
 
-    A user's mistake is told in one message, without a traceback, with status 2. A run that was
-    stopped by a signal has 128 + its number, as in a shell.
-
-    Args:
-        args: The command and its options; by default those of the process.
+    It is 2 after a user's mistake, which is printed without a traceback, and 128 + N for a run that
+    was stopped by signal N, as in a shell.
     """
-    # Batches are assembled from arrays in well under a millisecond, so workers would not help.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Scoring a checkpoint needs none of the callbacks of its training.
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
-    # The metric keeps what was predicted, and a callback writes it.
-    warnings.filterwarnings("ignore", message=".*predict returned None.*")
-    # Lightning's own, about torch.
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    # Every process has gathered all windows: the figures are the same already.
-    warnings.filterwarnings("ignore", message=".*It is recommended to use .self.log.*sync_dist.*")
-    # Our loader is resumed by `LastCheckpoint`.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # A run is resumed in its own folder.
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
     given = sys.argv if args is None else args
     for at, option in enumerate(given[:-1], start=1):
         if option == "--config":

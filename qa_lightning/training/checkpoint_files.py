@@ -80,18 +80,12 @@ def newest_runs_first(runs: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in a folder with the most steps; among equals, `last.ckpt`.
+    """The checkpoint in a folder with the most steps, if any; among equals, `last.ckpt`.
 
     A file that cannot be read is skipped with a warning.
 
-    Args:
-        folder: Where `fit` wrote its checkpoints.
-
-    Returns:
-        The file, or None if there is none.
-
     Raises:
-        UserError: there are some, but none can be read.
+        UserError: there are checkpoints, but none can be read.
     """
     readable, refused = [], []
     for path in sorted(folder.glob("[!.]*.ckpt")):

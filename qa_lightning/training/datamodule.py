@@ -27,7 +27,7 @@ from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
 from qa_lightning.data.window_cache import FORMAT, is_complete, open_windows, save_windows
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows, make_windows
-from qa_lightning.errors import UserError
+from qa_lightning.errors import UserError, require_valid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,21 +133,20 @@ class SquadDataModule(LightningDataModule):
         super().__init__()
         # Logged together with the model's and the final figures, once, at the end of a run.
         self.save_hyperparameters(logger=False)
-        for name in ("batch_size", "eval_batch_size"):
-            if self.hparams[name] < 1:
-                raise UserError(f"--data.{name} must be at least 1, not {self.hparams[name]}")
-        for split in ("train", "val", "test", "predict"):
-            most = self.hparams[f"max_{split}_questions"]
-            if most is not None and most < 1:
-                raise UserError(f"--data.max_{split}_questions must be at least 1, not {most}")
+        limits = [f"max_{split}_questions" for split in ("train", "val", "test", "predict")]
+        require_valid(
+            "data",
+            self.hparams,
+            batch_size=batch_size >= 1,
+            eval_batch_size=eval_batch_size >= 1,
+            holdout=0 <= holdout < 1,
+            num_workers=num_workers is None or num_workers >= 0,
+            **{name: self.hparams[name] is None or self.hparams[name] >= 1 for name in limits},
+        )
         if batching == "packed" and padding == "window":
             raise UserError(
                 "--data.batching packed leaves nothing to pad; take --data.padding batch with it"
             )
-        if not 0 <= holdout < 1:
-            raise UserError(f"--data.holdout must be at least 0 and below 1, not {holdout}")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"--data.num_workers cannot be {num_workers}")
         self.window_settings = WindowSettings(
             window, overlap, max_question_tokens, context_first, first_window_only, every_answer
         )
@@ -155,8 +154,6 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
-
-    # ------------------------------------------------------------------ what Lightning calls
 
     def prepare_data(self) -> None:
         """Download, read, tokenise and cache, on one process of each machine."""
@@ -203,8 +200,6 @@ class SquadDataModule(LightningDataModule):
         """Batches to predict on."""
         return self._loader("predict")
 
-    # ------------------------------------------------------------------ what others ask for
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer; loaded when it is first asked for."""
@@ -230,8 +225,6 @@ class SquadDataModule(LightningDataModule):
                 self.hparams[split], official, self.cache_dir / "downloads"
             )
         return self._sources[split]
-
-    # ------------------------------------------------------------------ how
 
     def _splits(self, stage: str) -> tuple[Split, ...]:
         """Splits of a stage, in the order of their loaders."""

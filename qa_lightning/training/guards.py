@@ -34,7 +34,7 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        module: LightningModule,
         outputs: Any,
         batch: Batch,
         batch_idx: int,
@@ -47,28 +47,28 @@ class FiniteLoss(Callback):
         self._recent.append((trainer.global_step, outputs["loss"], batch.key[:, 0]))
         every = trainer.log_every_n_steps or trainer.num_training_batches  # type: ignore[attr-defined]
         if (batch_idx + 1) % every == 0:
-            self._check_losses(trainer, pl_module)
+            self._check_losses(trainer, module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Inspect the epoch's last losses."""
-        self._check_losses(trainer, pl_module)
+        self._check_losses(trainer, module)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse to score weights that are not finite, also before the first step."""
         if trainer.state.fn == "fit":
-            self._check_losses(trainer, pl_module)
-            self._check_weights(trainer, pl_module)
+            self._check_losses(trainer, module)
+            self._check_weights(trainer, module)
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse to save weights that are not finite.
 
         Raises:
             UserError: one is not finite.
         """
-        self._check_losses(trainer, pl_module)
-        self._check_weights(trainer, pl_module)
+        self._check_losses(trainer, module)
+        self._check_weights(trainer, module)
 
     def _check_losses(self, trainer: Trainer, module: LightningModule) -> None:
         recent, self._recent = self._recent, []

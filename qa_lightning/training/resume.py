@@ -72,12 +72,9 @@ class LastCheckpoint(Callback):
         train_time_interval: timedelta | None = None,
         write: bool = True,
     ) -> None:
-        """Choose how often it is written.
+        """Choose how often it is written: every N optimizer steps, else by time.
 
-        Args:
-            every_n_train_steps: Optimizer steps between two writings; None or 0 goes by time.
-            train_time_interval: Time between two writings; `INTERVAL` if neither is given.
-            write: False writes none; runs can still be resumed from their other checkpoints.
+        With `write=False` it is not; runs can still be resumed from their other checkpoints.
         """
         self.every_n_train_steps = every_n_train_steps or 0
         self.interval = train_time_interval or INTERVAL
@@ -94,8 +91,6 @@ class LastCheckpoint(Callback):
         self._signal: int | None = None
         self._job: str | None = None  # the SLURM job, until it is requeued
         self._requeue = False
-
-    # -------------------------------------------------------------------- saving and restoring
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -131,8 +126,6 @@ class LastCheckpoint(Callback):
         self._random = states[trainer.global_rank % len(states)]
         self.position = self._written = Position(**saved)
         self._resumed = True
-
-    # -------------------------------------------------------------------- following the training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed run left half written."""
@@ -244,8 +237,6 @@ class LastCheckpoint(Callback):
             rank_zero_warn(f"{LAST} was not written: the weights are not finite")
         else:
             self.save(trainer)
-
-    # -------------------------------------------------------------------- writing
 
     def folder(self, trainer: Trainer) -> Path:
         """Where it is written: beside the best checkpoint."""

@@ -121,12 +121,7 @@ class RunRecord(Callback):
 
 
 def is_of_job(run: Path, job: str) -> bool:
-    """Whether a SLURM job started or resumed a run.
-
-    Args:
-        run: The run's folder.
-        job: The job, see `qa_lightning.training.slurm.job`.
-    """
+    """Whether a SLURM job (see `slurm.job`) started or resumed the run in a folder."""
     try:
         entries = json.loads((run / RECORD).read_text(encoding="utf-8"))
         return any(entry.get("slurm_job") == job for entry in entries)

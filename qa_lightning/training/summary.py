@@ -10,12 +10,7 @@ from qa_lightning.model.run_folder import LEARNING_CURVE, MODEL
 
 
 def lines_by_threshold(figures: Mapping[str, Any], split: str) -> list[str]:
-    """The scores at three null thresholds, each named for what it is, as lines of text.
-
-    Args:
-        figures: What was logged.
-        split: "val" or "test".
-    """
+    """The scores of "val" or "test" at three null thresholds, each named for what it is."""
     meanings = {
         "zero": "at null threshold 0",
         "tuned": "at the threshold tuned on held-out training articles",
@@ -30,13 +25,7 @@ def lines_by_threshold(figures: Mapping[str, Any], split: str) -> list[str]:
 
 
 def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> str:
-    """What `fit` prints at its end.
-
-    Args:
-        figures: Figures of the best model's validation; empty if nothing was validated.
-        best: The best checkpoint.
-        run: The run's folder.
-    """
+    """What `fit` prints at its end; `figures` is empty if nothing was validated."""
     lines = ["", "Best model"]
     if "val/exact" in figures:
         lines.append(f"  EM {figures['val/exact']:.2f}   F1 {figures['val/f1']:.2f}")

@@ -113,12 +113,7 @@ class Throughput(Callback):
     def __init__(
         self, warm_up: int = WARM_UP, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """Start with nothing counted.
-
-        Args:
-            warm_up: Batches at the start that are not counted.
-            clock: Gives the time in seconds.
-        """
+        """Start with nothing counted; `clock` gives the time in seconds."""
         self.warm_up = warm_up
         self.clock = clock
         self.overall: Rates | None = None
@@ -133,25 +128,23 @@ class Throughput(Callback):
         self._total_size, self._total_seconds = self._size, 0.0  # of the intervals before it
         self._logged_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Find out what the work costs and what the device could do."""
         self._begin()
         self._logged_step = trainer.global_step
         self.overall = None
-        self._cost = TrainingCost.of(pl_module.encoder)  # type: ignore[arg-type]
+        self._cost = TrainingCost.of(module.encoder)  # type: ignore[arg-type]
         dtype = compute_dtype(str(trainer.precision))
         self._peak = measure_peak(trainer.strategy.root_device, dtype)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Go on after an interruption."""
         self._start_clock()
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        module: LightningModule,
         outputs: Any,
         batch: Batch,
         batch_idx: int,
@@ -169,25 +162,23 @@ class Throughput(Callback):
         if every and step % every == 0 and step != self._logged_step:
             self._logged_step = step
             self._stop_clock(trainer)
-            self._log(trainer, pl_module)
+            self._log(trainer, module)
             self._close_interval()
             self._start_clock()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Do not count the time of an evaluation."""
         self._stop_clock(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
         """Do not count the time of saving."""
         self._stop_clock(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Do not count the time between epochs."""
         self._stop_clock(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Print the rates of all batches."""
         self._stop_clock(trainer)
         self._close_interval()
@@ -229,14 +220,7 @@ def _sum(one: BatchSize, other: BatchSize) -> BatchSize:
 
 
 def summary(rates: Rates, windows: int, seconds: float, peak: PeakRate) -> str:
-    """Rates in one line.
-
-    Args:
-        rates: The rates.
-        windows: How many windows they are of.
-        seconds: Time that these took.
-        peak: What MFU is a share of.
-    """
+    """Rates in one line: those of `windows` windows in `seconds` seconds."""
     return (
         f"trained {windows:,} windows in {seconds:,.1f} s: "
         f"{_short(rates.windows_per_s)} windows/s, {_short(rates.tokens_per_s)} tokens/s, "
