@@ -22,14 +22,12 @@ CHECKPOINTS_AT_ONCE = 3
 def check_folder(folder: Path, module: nn.Module) -> None:
     """Refuse to start a run in a folder that cannot be written or has no room for checkpoints.
 
-    Args:
-        folder: Where checkpoints will be written; it need not exist yet, and is not made.
-        module: What will be trained: a checkpoint holds its weights, and two averages of every
-            weight that is trained (AdamW).
+    The folder need not exist yet, and is not made.
 
     Raises:
-        UserError: it cannot be written, or is too full for three checkpoints.
+        UserError: it cannot be written, or is too full for three checkpoints of the module.
     """
+    # A checkpoint holds the weights, and two averages of every weight that is trained (AdamW).
     checkpoint = sum(
         weight.nbytes * (3 if weight.requires_grad else 1) for weight in module.parameters()
     )

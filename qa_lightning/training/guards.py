@@ -20,7 +20,7 @@ SHOWN_IDS = 5
 
 
 class FiniteLoss(Callback):
-    """Stops training when the loss, or a weight, is not a finite number.
+    """Stops training with a UserError when the loss, or a weight, is not a finite number.
 
     Losses are inspected together every `log_every_n_steps` batches, so that no step waits for the
     device, and before each validation and checkpoint. A checkpoint with such a weight is not
@@ -39,11 +39,7 @@ class FiniteLoss(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Keep the loss; inspect those kept at the logging interval.
-
-        Raises:
-            UserError: one is not finite.
-        """
+        """Keep the loss; inspect those kept at the logging interval."""
         self._recent.append((trainer.global_step, outputs["loss"], batch.key[:, 0]))
         every = trainer.log_every_n_steps or trainer.num_training_batches  # type: ignore[attr-defined]
         if (batch_idx + 1) % every == 0:
@@ -59,14 +55,8 @@ class FiniteLoss(Callback):
             self._check_losses(trainer, module)
             self._check_weights(trainer, module)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Refuse to save weights that are not finite.
-
-        Raises:
-            UserError: one is not finite.
-        """
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Refuse to save weights that are not finite."""
         self._check_losses(trainer, module)
         self._check_weights(trainer, module)
 

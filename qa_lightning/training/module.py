@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from qa_lightning.data.batches import Batch, Packing
-    from qa_lightning.training.datamodule import SquadDataModule
+    from qa_lightning.training.datamodule import Split, SquadDataModule
 
 COLLAPSED = 99.0
 """Percent of questions with the same verdict (answered or not) that is worth a warning."""
@@ -156,10 +156,7 @@ class QuestionAnsweringModule(LightningModule):
         self.check_data(self.datamodule)
 
     def check_data(self, data: SquadDataModule) -> None:
-        """Check that the data's tokens and windows fit the encoder.
-
-        Args:
-            data: The datamodule; nothing is read of it but the tokenizer.
+        """Check that the data's tokenizer and windows fit the encoder.
 
         Raises:
             UserError: they do not.
@@ -179,16 +176,9 @@ class QuestionAnsweringModule(LightningModule):
         attention_mask: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Start and end logits.
+        """Start and end logits, see `padded_logits`.
 
-        Args:
-            input_ids: Token ids, int64 `[windows, tokens]`.
-            attention_mask: True where a token is real, bool `[windows, tokens]`; None for all.
-            packing: How to put the windows into one row, to compute no padding; it needs the mask.
-                None computes them padded.
-
-        Returns:
-            float32 `[windows, tokens, 2]`; -inf at padding.
+        With `packing` and the mask, the windows are computed in one row, without the padding.
         """
         # Calling the encoder runs its compiled form, which is for training alone: evaluation has
         # batches of many more shapes, and its figures should not depend on a compiler.
@@ -305,22 +295,20 @@ class QuestionAnsweringModule(LightningModule):
         self._evaluate(batch, self.metric)
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting anew."""
-        self._begin("val", self.metric)
+        """Empty the metrics."""
+        self._empty(self.metric, "val")
         if self._tunes():
-            self._begin("holdout", self.holdout_metric)
+            self._empty(self.holdout_metric, "holdout")
 
     def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
-        self._begin("test", self.metric)
+        """Empty the metric."""
+        self._empty(self.metric, "test")
 
     def on_predict_epoch_start(self) -> None:
-        """Start counting anew."""
-        self._begin("predict", self.metric)
+        """Empty the metric."""
+        self._empty(self.metric, "predict")
 
-    def _begin(
-        self, split: Literal["val", "holdout", "test", "predict"], metric: SquadMetric
-    ) -> None:
+    def _empty(self, metric: SquadMetric, split: Split) -> None:
         windows = self.datamodule.windows(split)
         metric.reset()
         metric.attach(windows.questions, windows.contexts)
@@ -355,20 +343,8 @@ class QuestionAnsweringModule(LightningModule):
         shown = {"exact", "f1"}
         for name, value in figures.items():
             self.log(f"{split}/{name}", value, prog_bar=name in shown, rank_zero_only=False)
-        share = figures["no_answer_rate"]
-        both_kinds = "HasAns_total" in figures and "NoAns_total" in figures
-        if both_kinds and not self.trainer.sanity_checking:
-            if share >= COLLAPSED:
-                rank_zero_warn(
-                    f"{share:.1f} % of the questions were answered with 'no answer': the model has "
-                    "learned little beyond how common that is. Train longer, or change the "
-                    "learning rate (--model.learning_rate)."
-                )
-            elif share <= 100.0 - COLLAPSED:
-                rank_zero_warn(
-                    f"{share:.1f} % of the questions were answered with 'no answer', although the "
-                    "data hold unanswerable ones. Does the training data hold any?"
-                )
+        if not self.trainer.sanity_checking and {"HasAns_total", "NoAns_total"} <= set(figures):
+            _warn_of_collapse(figures["no_answer_rate"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and a learning rate that changes with every optimizer step."""
@@ -394,3 +370,17 @@ class QuestionAnsweringModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the tuned threshold."""
         self.tuned_threshold = checkpoint.get(NULL_THRESHOLD)
+
+
+def _warn_of_collapse(no_answer_rate: float) -> None:
+    """Warn of a model that says the same to nearly every question."""
+    answered = f"{no_answer_rate:.1f} % of the questions were answered with 'no answer'"
+    if no_answer_rate >= COLLAPSED:
+        rank_zero_warn(
+            f"{answered}: the model has learned little beyond how common that is. Train longer, or "
+            "change the learning rate (--model.learning_rate)."
+        )
+    elif no_answer_rate <= 100.0 - COLLAPSED:
+        rank_zero_warn(
+            f"{answered}, although the data hold unanswerable ones. Do the training data hold any?"
+        )

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_schedule_ends(steps: float) -> None:
-    """Refuse to train without end, which the learning-rate schedule needs.
-
-    Args:
-        steps: Optimizer steps of the run.
-
-    Raises:
-        UserError: they are infinite.
-    """
+    """Raise UserError if a run's optimizer steps are infinite: the schedule needs an end."""
     if steps == float("inf"):
         raise UserError(
             "the learning-rate schedule needs an end: set --trainer.max_epochs or "
@@ -48,11 +41,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def adamw_with_schedule(module: LightningModule) -> OptimizerLRScheduler:
-    """AdamW, and a learning rate that changes with every optimizer step.
-
-    Args:
-        module: Its hyperparameters `learning_rate`, `weight_decay`, `schedule` and `warmup` count.
-    """
+    """AdamW, and a learning rate that changes with every step, by the module's hyperparameters."""
     from transformers import get_scheduler
 
     hparams, trainer = module.hparams, module.trainer

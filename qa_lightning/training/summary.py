@@ -38,9 +38,9 @@ def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> s
         lines.append(f"  answered with 'no answer': {figures['val/no_answer_rate']:.1f} %")
         lines += lines_by_threshold(figures, "val")
     lines += [
-        f"  checkpoint   {best}",
-        f"  model        {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
-        f"  learning     {run / LEARNING_CURVE}",
-        f"  curves       tensorboard --logdir {run.parent}",
+        f"  checkpoint      {best}",
+        f"  model           {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  learning curve  {run / LEARNING_CURVE}",
+        f"  TensorBoard     tensorboard --logdir {run.parent}",
     ]
     return "\n".join(lines)

@@ -156,7 +156,7 @@ class Throughput(Callback):
                 wait_for(trainer.strategy.root_device)
                 self._start_clock()
             return
-        self._size = _sum(self._size, batch.size)
+        self._size = BatchSize(*map(sum, zip(self._size, batch.size, strict=True)))
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         # The step stays the same while gradients are accumulated: log once, when it is reached.
         if every and step % every == 0 and step != self._logged_step:
@@ -201,7 +201,7 @@ class Throughput(Callback):
             self._since = None
 
     def _close_interval(self) -> None:
-        self._total_size = _sum(self._total_size, self._size)
+        self._total_size = BatchSize(*map(sum, zip(self._total_size, self._size, strict=True)))
         self._total_seconds += self._seconds
         self._size, self._seconds = BatchSize(0, 0, 0, 0), 0.0
 
@@ -213,10 +213,6 @@ class Throughput(Callback):
         shown = float(f"{rates.windows_per_s:.3g}")  # the bar has little room
         # Not with prog_bar=True: Lightning would ask the device in every later step to show it.
         trainer.progress_bar_metrics["windows/s"] = shown
-
-
-def _sum(one: BatchSize, other: BatchSize) -> BatchSize:
-    return BatchSize(*(mine + theirs for mine, theirs in zip(one, other, strict=True)))
 
 
 def summary(rates: Rates, windows: int, seconds: float, peak: PeakRate) -> str:
