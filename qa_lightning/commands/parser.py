@@ -24,7 +24,9 @@ class MistakesAsUserErrors(ArgumentParser):
         message = re.sub(r'Parser key "([\w.]+)"', r"--\1", message)
         parser = getattr(ex, "subcommand_parser", None) or self
         known = {action.dest: action.option_strings for action in parser._actions}
-        names = [name.replace("-", "_") for name in re.findall(r"(?<=--)[\w.-]+", message)]
+        # On the command line an option follows --, in a configuration file it stands in quotes.
+        named = re.findall(r"(?<=--)[\w.-]+|(?<=option ')[\w.]+", message)
+        names = [name.replace("-", "_") for name in named]
         unknown = [name for name in names if name not in known]
         close = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f"Did you mean {known[close[0]][-1]}? " if close and known[close[0]] else ""
