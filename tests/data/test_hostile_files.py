@@ -159,10 +159,11 @@ def check_labels(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> int:
     """
     answers = windows.questions["answers"].to_pylist()
     labelled = windows.questions["labelled"].to_pylist()
-    contexts = windows.contexts["text"].to_pylist()
-    encoded = [
-        tokenizer.backend_tokenizer.encode(text, add_special_tokens=False) for text in contexts
-    ]
+    encoded = []
+    for text in windows.contexts["text"].to_pylist():
+        encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        chars = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        encoded.append((np.array(encoding.ids), chars))
     dataset = WindowDataset(windows, with_offsets=True)
     checked, nth = 0, -1
     for row in range(len(windows)):
@@ -174,7 +175,7 @@ def check_labels(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> int:
         if answers[question]:
             start = answers[question][nth]["start"]
             end = start + len(answers[question][nth]["text"])
-            chars = np.array(encoded[context].offsets, np.int64).reshape(-1, 2)
+            ids, chars = encoded[context]
             shares = np.flatnonzero((chars[:, 0] < end) & (chars[:, 1] > start))
             if len(shares) and first <= shares[0] and shares[-1] < first + size:
                 lead = 1
@@ -186,8 +187,7 @@ def check_labels(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> int:
                 covered = ((chars[:, 0] <= inside) & (chars[:, 1] > inside)).any(1).nonzero()[0]
                 batch = dataset[[row]]
                 tokens = slice(label[0], label[1] + 1)
-                ids = np.array(encoded[context].ids)[shares]
-                assert (batch.input_ids[0, tokens].numpy() == ids).all()
+                assert (batch.input_ids[0, tokens].numpy() == ids[shares]).all()
                 assert batch.offsets is not None
                 spans = batch.offsets[0, tokens].numpy()
                 assert spans[0, 0] <= start + covered[0] and start + covered[-1] < spans[-1, 1]
