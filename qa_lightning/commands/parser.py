@@ -24,7 +24,7 @@ class MistakesAsUserErrors(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the mistake, with the option that may have been meant."""
-        message = re.sub(r'Parser key "([\w.]+)"', r"--\1", message)
+        message = re.sub(r"""(?:Parser key|option) ["']([\w.]+)["']""", r"--\1", message)
         parser = getattr(ex, "subcommand_parser", None) or self
         known = {action.dest: action.option_strings for action in parser._actions}
         names = [name.replace("-", "_") for name in re.findall(r"(?<=--)[\w.-]+", message)]
