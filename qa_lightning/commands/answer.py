@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -13,15 +14,12 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 
-from qa_lightning.commands.parser import CommandParser, add_model_options, quiet_transformers
+from qa_lightning.commands.parser import CommandParser, add_model_options, load_answerer
 from qa_lightning.errors import UserError
 from qa_lightning.model.defaults import N_BEST
 
 if TYPE_CHECKING:
     from qa_lightning.inference.answerer import Answer, Answerer
-
-AT_ONCE = 1000
-"""JSON lines that are answered together; a SQuAD file is answered as a whole, as by `predict`."""
 
 EXAMPLES = """\
 examples:
@@ -44,23 +42,14 @@ def run(arguments: list[str]) -> int:
     if options.input is None and options.question is None and options.context == "-":
         raise UserError("--context - reads the context where questions would be typed: give one")
     context = None if options.context is None else _context(options.context)
-    quiet_transformers()
-    from qa_lightning.inference.answerer import Answerer
-
-    answerer = Answerer.from_pretrained(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        threshold=options.threshold,
-    )
+    answerer = load_answerer(options)
     if context is None:
         _answer_file(answerer, options.input, options.top_k)
     elif options.question is None:
         _converse(answerer, context, options)
     else:
         for question in options.question:
-            answer = answerer(question, context, top_k=options.top_k)
-            _show(question, context, answer, options)
+            _show(question, answerer(question, context, top_k=options.top_k), options)
     return 0
 
 
@@ -68,25 +57,22 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         "answer", "Answer questions about a text, or say that the text holds no answer.", EXAMPLES
     )
-    parser.add_argument(
-        "--question", action="append", help="what to ask; may be given several times"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--question", action="append", help="what to ask; may be given several times")
+    add(
         "--context",
         metavar="FILE|TEXT|-",
         help="the text to find the answer in: a file, the text itself, or - for standard input; "
         "without --question, questions are asked for one by one",
     )
-    parser.add_argument(
+    add(
         "--input",
         metavar="FILE",
         help="a file of questions: SQuAD's format (.json, .json.gz), or JSON lines with the keys "
         "question, context and, if wanted, id (- for standard input); answers come as JSON lines",
     )
-    parser.add_argument("--json", action="store_true", help="print answers as JSON lines")
-    parser.add_argument(
-        "--top_k", type=Candidates, default=1, metavar="N", help="show so many candidates"
-    )
+    add("--json", action="store_true", help="print answers as JSON lines")
+    add("--top_k", type=Candidates, default=1, metavar="N", help="show so many candidates")
     add_model_options(parser)
     return parser
 
@@ -96,12 +82,10 @@ def _context(given: str) -> str:
     if given == "-":
         return _decoded(sys.stdin.buffer.read(), "standard input")
     path = Path(given)
-    try:
+    with suppress(OSError, RuntimeError, ValueError):  # no file can have such a name: it is a text
         path = path.expanduser()
         if path.is_file():
             return _decoded(path.read_bytes(), given)
-    except (OSError, RuntimeError, ValueError):  # no file can have such a name: it is a text
-        pass
     looks_like_a_path = not any(character.isspace() for character in given)
     if looks_like_a_path and ("/" in given or path.suffix):
         raise UserError(f"--context {given}: there is no such file")
@@ -129,7 +113,7 @@ def _converse(answerer: Answerer, context: str, options: Namespace) -> None:
         if not question.strip():
             return
         try:
-            _show(question, context, answerer(question, context, top_k=options.top_k), options)
+            _show(question, answerer(question, context, top_k=options.top_k), options)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 
@@ -139,32 +123,28 @@ def _typed(options: Namespace) -> bool:
     return sys.stdin.isatty() if options.question is None else len(options.question) == 1
 
 
-def _show(question: str, context: str, answer: Answer, options: Namespace) -> None:
+def _show(question: str, answer: Answer, options: Namespace) -> None:
     if options.json:
         print(json.dumps({"question": question, **asdict(answer)}, ensure_ascii=False), flush=True)
         return
     if not _typed(options):
         print(f"? {question}")
-    if answer.start is None:
-        print(f"no answer   ({answer.no_answer_probability:.0%} sure)", flush=True)
-    else:
-        print(f"{answer.text}   ({answer.probability:.0%} sure)", flush=True)
+    print(f"{answer.text or 'no answer'}   ({answer.probability:.0%} sure)", flush=True)
     if options.top_k > 1:
         for one in answer.candidates:
             print(f"  {one.probability:4.0%}  {one.text}  [{one.start}:{one.end}]", flush=True)
         print(f"  {answer.no_answer_probability:4.0%}  no answer", flush=True)
 
 
-Asked = tuple[Any, str, str]
-"""Id (anything that JSON knows), question and context."""
+Asked = tuple[Any, str, str]  # id (anything that JSON knows), question and context
 
 
 def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
     """Answer all questions of a file, in its order, as JSON lines."""
     if name.endswith((".json", ".gz")):
-        asked, at_once = _squad(name), None
+        asked, at_once = _squad(name), None  # as a whole, as by `predict`
     else:
-        asked, at_once = _json_lines(name), AT_ONCE
+        asked, at_once = _json_lines(name), 1000
     while batch := list(islice(asked, at_once)):
         ids, questions, contexts = zip(*batch, strict=True)
         found = answerer(questions, contexts, top_k=top_k)

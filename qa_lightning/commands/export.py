@@ -19,12 +19,6 @@ examples:
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    if options.int8 and not options.onnx:
-        raise UserError("--int8 rounds the ONNX model: give --onnx too")
-    if options.int8 and options.data is None:
-        raise UserError(
-            "--int8 changes answers, so it is to be measured: give labelled questions with --data"
-        )
     if options.private and options.push is None:
         raise UserError("--private is about the hub: give --push NAME too")
     quiet_transformers()
@@ -39,16 +33,8 @@ def run(arguments: list[str]) -> int:
         **{name: options[name] for name in ("license", "language", "base_model")},
         notes=None if options.notes is None else _text(options.notes),
     )
-    export(
-        options.model,
-        options.out,
-        metadata,
-        data=options.data,
-        onnx=options.onnx,
-        int8=options.int8,
-        overwrite=options.overwrite,
-        log=print,
-    )
+    chosen = {name: options[name] for name in ("data", "onnx", "int8", "overwrite")}
+    export(options.model, options.out, metadata, **chosen, log=print)
     if options.push is not None:
         upload(options.out, options.push, private=options.private, log=print)
     return 0
@@ -68,20 +54,8 @@ def _parser() -> CommandParser:
         "or the name of a DistilBERT question-answering model on the hub",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
     parser.add_argument(
-        "--data",
-        metavar="FILE",
-        type=Path,
-        help="labelled questions in SQuAD's format: score the model on them, for its card",
-    )
-    parser.add_argument(
-        "--onnx", action="store_true", help="write model.onnx too, compared with torch's model"
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="and model_int8.onnx: a quarter of the size, scored on --data beside the original",
+        "--data", metavar="FILE", type=Path, help="SQuAD-format file to score the model on"
     )
     card = parser.add_argument_group("what the model card cannot know")
     card.add_argument("--name", help="the model's name; by default that of --push, else of OUT")
@@ -89,14 +63,16 @@ def _parser() -> CommandParser:
     card.add_argument("--language", help="code of its language, such as en")
     card.add_argument("--base_model", metavar="NAME", help="the hub's name of the encoder")
     card.add_argument(
-        "--notes",
-        metavar="FILE",
-        type=Path,
-        help="what else to say, such as how the data came about: Markdown, taken as it is",
+        "--notes", metavar="FILE", type=Path, help="Markdown to add, such as where the data is from"
     )
-    hub = parser.add_argument_group("the hub")
-    hub.add_argument("--push", metavar="NAME", help="upload the folder as the model OWNER/NAME")
-    hub.add_argument("--private", action="store_true", help="make that model private, if it is new")
+    parser.add_argument("--push", metavar="NAME", help="upload the folder as the model OWNER/NAME")
+    for flag, meaning in (
+        ("overwrite", "replace an exported folder"),
+        ("onnx", "write model.onnx too, compared with torch's model"),
+        ("int8", "and model_int8.onnx: a quarter of the size, scored on --data"),
+        ("private", "make the model that --push names private, if it is new"),
+    ):
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
     return parser
 
 

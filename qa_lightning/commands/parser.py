@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from argparse import RawDescriptionHelpFormatter
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import restricted_number_type
 
 from qa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from qa_lightning.inference.answerer import Answerer
 
 Number = restricted_number_type("Number", float, [(">=", float("-inf"))])
 """Any float but NaN."""
@@ -21,7 +24,7 @@ class MistakesAsUserErrors(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the mistake, with the option that may have been meant."""
-        message = re.sub(r'Parser key "([\w.]+)"', r"--\1", message)
+        message = re.sub(r"""(?:Parser key|option) ["']([\w.]+)["']""", r"--\1", message)
         parser = getattr(ex, "subcommand_parser", None) or self
         known = {action.dest: action.option_strings for action in parser._actions}
         # On the command line an option follows --, in a configuration file it stands in quotes.
@@ -46,23 +49,15 @@ class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 class CommandParser(MistakesAsUserErrors):
-    """The parser of a command that needs no Lightning."""
+    """The parser of a command that needs no Lightning; `epilog` holds examples."""
 
     def __init__(self, command: str, description: str, epilog: str) -> None:
-        """Set the parser up.
-
-        Args:
-            command: Its name.
-            description: What it does, in a sentence or two.
-            epilog: Examples.
-        """
         super().__init__(
             prog=f"python -m qa_lightning {command}",
             description=description,
             epilog=epilog,
             formatter_class=_HelpFormatter,
-            # An abbreviation would be a misspelling that nobody notices.
-            allow_abbrev=False,
+            allow_abbrev=False,  # an abbreviation would be a misspelling that nobody notices
         )
 
 
@@ -86,6 +81,15 @@ def add_model_options(parser: ArgumentParser) -> None:
         choices=["32-true", "bf16-mixed", "16-mixed"],
         help="by default as fit chooses it",
     )
+
+
+def load_answerer(options: Namespace, **others: Any) -> Answerer:
+    """Load the model that the options of `add_model_options` name."""
+    quiet_transformers()
+    from qa_lightning.inference.answerer import Answerer
+
+    given = {name: options[name] for name in ("device", "precision", "threshold")}
+    return Answerer.from_pretrained(options.model, **given, **others)
 
 
 def quiet_transformers() -> None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
-from qa_lightning.commands.parser import CommandParser, add_model_options, quiet_transformers
+from qa_lightning.commands.parser import CommandParser, add_model_options, load_answerer
 from qa_lightning.errors import UserError
 from qa_lightning.inference.defaults import MAX_BATCH, MAX_WAIT, MAX_WAITING, Limits
 from qa_lightning.model.defaults import EVAL_BATCH_SIZE
@@ -22,10 +22,6 @@ examples:
   curl http://127.0.0.1:8000/answer -H 'Content-Type: application/json' \\
       -d '{"question": "Who wrote it?", "context": "It was Ada Lovelace."}'
 """
-
-CPU_BATCH = 8
-"""Windows in a batch on a CPU. Sorted by length, in small batches, windows answered together take
-half the time that they take padded to the longest."""
 
 Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
 Milliseconds = restricted_number_type("Milliseconds", float, [(">=", 0), ("<=", 1000)])
@@ -47,20 +43,14 @@ def run(arguments: list[str]) -> int:
 def _serve(listener: socket.socket, options: Namespace) -> None:
     import uvicorn
 
-    from qa_lightning.inference.answerer import Answerer
     from qa_lightning.inference.batcher import Batcher
     from qa_lightning.inference.service import create_app
     from qa_lightning.model.hardware import best_device
 
-    quiet_transformers()
-    device = options.device or best_device()
-    answerer = Answerer.from_pretrained(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        threshold=options.threshold,
-        batch_size=CPU_BATCH if device.startswith("cpu") else EVAL_BATCH_SIZE,
-    )
+    # On a CPU, windows answered together take half the time in small batches, sorted by length,
+    # that they take padded to the longest.
+    on_cpu = (options.device or best_device()).startswith("cpu")
+    answerer = load_answerer(options, batch_size=8 if on_cpu else EVAL_BATCH_SIZE)
     limits = Limits(body=options.max_body, context=options.max_context)
     with Batcher(
         answerer,
@@ -68,19 +58,17 @@ def _serve(listener: socket.socket, options: Namespace) -> None:
         max_wait=options.max_wait_ms / 1000,
         max_waiting=options.max_waiting,
     ) as batcher:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(batcher, limits, [options.host, *options.allow_host]),
-                log_level="warning",
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_graceful_shutdown=10,  # seconds for open requests
-            )
+        config = uvicorn.Config(
+            create_app(batcher, limits, [options.host, *options.allow_host]),
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=10,  # seconds for open requests
         )
         print(f"Answering at {_address(listener)} (Ctrl-C ends)", flush=True)
         with suppress(KeyboardInterrupt):  # uvicorn passes it on once all is closed
-            server.run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _parser() -> CommandParser:
@@ -91,15 +79,6 @@ def _parser() -> CommandParser:
         EXAMPLES,
     )
     parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen at; 0.0.0.0 lets the whole network ask",
-    )
-    parser.add_argument(
-        "--port", type=Port, default=8000, metavar="N", help="0 takes one that is free"
-    )
-    parser.add_argument(
         "--allow_host",
         action="append",
         default=[],
@@ -107,22 +86,17 @@ def _parser() -> CommandParser:
         help="a name by which clients call this machine, besides localhost and IP addresses; may "
         "be given several times",
     )
-    for name, default, metavar, meaning in (
-        ("max_body", Limits.body, "BYTES", "longest body of a request"),
-        ("max_context", Limits.context, "CHARACTERS", "longest context"),
-        ("max_batch", MAX_BATCH, "N", "questions answered together at most; 1: one at a time"),
-        ("max_waiting", MAX_WAITING, "N", "questions that may wait; others get status 503"),
+    for name, kind, default, metavar, meaning in (
+        ("host", str, "127.0.0.1", "HOST", "where to listen; 0.0.0.0 lets the whole network ask"),
+        ("port", Port, 8000, "N", "0 takes one that is free"),
+        ("max_body", PositiveInt, Limits.body, "BYTES", "longest body of a request"),
+        ("max_context", PositiveInt, Limits.context, "CHARACTERS", "longest context"),
+        ("max_batch", PositiveInt, MAX_BATCH, "N", "questions together at most; 1: one at a time"),
+        ("max_waiting", PositiveInt, MAX_WAITING, "N", "how many may wait; others get status 503"),
+        ("max_wait_ms", Milliseconds, 1000 * MAX_WAIT, "MS", "time to wait for other questions"),
     ):
-        parser.add_argument(
-            f"--{name}", type=PositiveInt, default=default, metavar=metavar, help=meaning
-        )
-    parser.add_argument(
-        "--max_wait_ms",
-        type=Milliseconds,
-        default=1000 * MAX_WAIT,
-        metavar="MS",
-        help="milliseconds for which a question waits for others to be answered with",
-    )
+        option = f"--{name}"
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=meaning)
     add_model_options(parser)
     return parser
 
@@ -130,9 +104,7 @@ def _parser() -> CommandParser:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens; clients that come before the model is loaded wait in its queue."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host}: there is no such address ({error})") from error
     try:

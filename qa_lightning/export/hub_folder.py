@@ -44,9 +44,7 @@ def export(
     overwrite: bool = False,
     log: Log = lambda line: None,
 ) -> None:
-    """Write a model as a Hugging Face folder with a model card.
-
-    The folder appears complete or not at all.
+    """Write a model as a Hugging Face folder with a model card, complete or not at all.
 
     Args:
         model: As `TrainedModel.load` takes it.
@@ -60,11 +58,13 @@ def export(
 
     Raises:
         UserError: there is no such model, `out` is taken or cannot be written, `data` cannot be
-            read or has no labels, the packages for ONNX are not installed, or its logits are not
-            those of torch.
+            read or has no labels, `int8` lacks `onnx` or `data`, the packages for ONNX are not
+            installed, or its logits are not those of torch.
     """
-    if int8 and (data is None or not onnx):
-        raise ValueError("int8 is made from ONNX and measured on data")
+    if int8 and not onnx:
+        raise UserError("--int8 rounds the ONNX model: give --onnx too")
+    if int8 and data is None:
+        raise UserError("--int8 changes answers: give labelled questions with --data to measure it")
     if onnx:
         check_installed("onnx", "onnxscript", "onnxruntime")
     _check_place(out, model, overwrite)
@@ -90,19 +90,14 @@ def export(
 
 def _check_place(out: Path, model: str | Path, overwrite: bool) -> None:
     """Refuse a place that is taken, unless what is there is a model's folder to be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if out.is_file():
         raise UserError(f"{out} is a file; give the name of a folder to write")
-    if not any(out.iterdir()):
+    if not out.exists() or not any(out.iterdir()):
         return
     if not overwrite:
         raise UserError(f"{out} is not empty; give another folder, or --overwrite to replace it")
     if not (out / "config.json").is_file():
-        raise UserError(
-            f"{out} holds no config.json: it is not a model's folder, and --overwrite does not "
-            "replace it"
-        )
+        raise UserError(f"{out} without config.json is not replaced: it is not a model's folder")
     source = Path(model).expanduser()
     if source.exists() and source.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{out} holds the model that is to be exported; give another folder")
@@ -123,22 +118,13 @@ def _write_variants(
 
 def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: float) -> Scores:
     """What the card says of an evaluation."""
-    windows, dropped = labelled.windows, labelled.report.dropped_questions
-    report = failure_report(
-        windows.questions,
-        windows.contexts,
-        result.answers,
-        np.bincount(windows.question)[result.answers.question],
-        threshold,
-        worst=0,
-    )
-    note = (
-        f"{dropped:,} questions of the file were left out, since their answers do not stand in "
-        "their text."
-    )
+    windows, answers = labelled.windows, result.answers
+    tables = (windows.questions, windows.contexts)
+    counts = np.bincount(windows.question)[answers.question]
+    report = failure_report(*tables, answers, counts, threshold, worst=0)
     source = DataFile(str(labelled.file), sha256_of(labelled.file), len(windows.questions))
     when = "when it was exported, in float32"
-    return Scores(source, when, result.figures, threshold, report, [note] if dropped else [])
+    return Scores(source, when, result.figures, threshold, report, labelled.dropped)
 
 
 def _variant(file: Path, results: Mapping[str, EvaluationResult]) -> Variant:

@@ -12,50 +12,34 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS
 from qa_lightning.export.provenance import Scores, Training
-from qa_lightning.model.defaults import MAX_ANSWER_TOKENS
 from qa_lightning.model.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-TEMPLATE = Path(__file__).with_suffix(".md.jinja")
-
 
 @dataclass(frozen=True)
 class CardMetadata:
-    """What only a person can say of a model; None where nothing was said.
+    """What only a person can say of a model; None where nothing was said."""
 
-    Attributes:
-        name: What the model is called; the hub's name, if it goes there.
-        license: The hub's name of its licence, such as "apache-2.0".
-        language: Code of its language, such as "en".
-        base_model: The hub's name of the encoder that training started from.
-        notes: What else there is to say, such as how the data came about; Markdown.
-    """
-
-    name: str
-    license: str | None = None
-    language: str | None = None
-    base_model: str | None = None
-    notes: str | None = None
+    name: str  # what the model is called; the hub's name, if it goes there
+    license: str | None = None  # the hub's name of its licence, such as "apache-2.0"
+    language: str | None = None  # code of its language, such as "en"
+    base_model: str | None = None  # the hub's name of the encoder that training started from
+    notes: str | None = None  # what else there is to say, such as how the data came about; Markdown
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A file in which the model was written.
+    """A file in which the model was written."""
 
-    Attributes:
-        file: Its name.
-        what: What it is.
-        size: Bytes.
-        figures: Exact match and F1 on the questions that all variants were scored on, if any were.
-        same: To how many of them it gives the answer that the first variant gives.
-    """
-
-    file: str
-    what: str
-    size: int
+    file: str  # its name
+    what: str  # what it is
+    size: int  # bytes
+    # Exact match and F1 on the questions that all variants were scored on, if any were, and to how
+    # many of them it gives the answer that the first variant gives.
     figures: Mapping[str, float] | None = None
     same: int | None = None
 
@@ -74,9 +58,8 @@ class CardFacts:
     def scored(self) -> list[Scores]:
         """What was scored, the newest first; the same questions once."""
         given = [one for one in (self.scores, self.training.scores) if one is not None]
-        if len(given) == 2 and given[0].data.sha256 == given[1].data.sha256 is not None:
-            return given[:1]
-        return given
+        same = len(given) == 2 and given[0].data.sha256 == given[1].data.sha256 is not None
+        return given[:1] if same else given
 
     @property
     def language(self) -> str | None:
@@ -107,24 +90,15 @@ def model_card(facts: CardFacts) -> str:
     """The text of README.md."""
     from huggingface_hub import ModelCard
 
-    card = ModelCard.from_template(
-        _front_matter(facts),
-        template_path=str(TEMPLATE),
-        facts=facts,
-        max_answer_tokens=MAX_ANSWER_TOKENS,
-        cell=_cell,
-    )
-    return str(card)
+    template = str(Path(__file__).with_suffix(".md.jinja"))
+    known: dict[str, Any] = {"facts": facts, "max_answer_tokens": MAX_ANSWER_TOKENS, "cell": _cell}
+    return str(ModelCard.from_template(_front_matter(facts), template_path=template, **known))
 
 
 def _front_matter(facts: CardFacts) -> ModelCardData:
     """What the hub reads."""
     from huggingface_hub import ModelCardData
 
-    # The hub's model index has one result of a kind for each set of questions.
-    results: dict[object, EvalResult] = {}
-    for one in (result for scores in facts.scored for result in _eval_results(scores)):
-        results.setdefault((one.unique_identifier, one.metric_type), one)
     data = facts.training.source("train")
     return ModelCardData(
         language=facts.language,
@@ -136,29 +110,30 @@ def _front_matter(facts: CardFacts) -> ModelCardData:
         metrics=["exact_match", "f1"],
         tags=["extractive-qa", "qa-lightning"],
         model_name=facts.metadata.name,
-        eval_results=list(results.values()) or None,
+        eval_results=_eval_results(facts.scored) or None,
     )
 
 
-def _eval_results(scores: Scores) -> list[EvalResult]:
-    """Exact match and F1 on one set of questions."""
+def _eval_results(scored: Sequence[Scores]) -> list[EvalResult]:
+    """Exact match and F1 on each set of questions: the hub's index has one of a kind for each."""
     from huggingface_hub import EvalResult
 
-    data = scores.data
     splits = {"train": "train", "dev": "validation"}
-    return [
-        EvalResult(
-            task_type="question-answering",
-            task_name="Extractive question answering",
-            dataset_type=data.hub_name or data.shown,  # the hub tells them apart by it
-            dataset_name=data.shown,
-            dataset_split=splits.get(data.official or ""),
-            metric_type=kind,
-            metric_name=name,
-            metric_value=round(scores.figures[figure], 2),
-        )
-        for kind, name, figure in (("exact_match", "Exact match", "exact"), ("f1", "F1", "f1"))
-    ]
+    results: dict[object, EvalResult] = {}
+    for data, figures in ((scores.data, scores.figures) for scores in scored):
+        for kind, name, key in (("exact_match", "Exact match", "exact"), ("f1", "F1", "f1")):
+            result = EvalResult(
+                task_type="question-answering",
+                task_name="Extractive question answering",
+                dataset_type=data.hub_name or data.shown,  # the hub tells them apart by it
+                dataset_name=data.shown,
+                dataset_split=splits.get(data.official or ""),
+                metric_type=kind,
+                metric_name=name,
+                metric_value=round(figures[key], 2),
+            )
+            results.setdefault((result.unique_identifier, kind), result)
+    return list(results.values())
 
 
 def _is_in_hub_cache(name: str) -> bool:

@@ -18,19 +18,15 @@ from qa_lightning.model.run_folder import CHECKPOINTS, CONFIG, LAST, MODEL, RECO
 if TYPE_CHECKING:
     from qa_lightning.evaluation.report import Report
 
-SQUAD = "rajpurkar/squad_v2"
-"""The hub's name of SQuAD 2.0."""
+SQUAD = "rajpurkar/squad_v2"  # the hub's name of SQuAD 2.0
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """Questions that were trained on or scored, as far as they are known.
+    """Questions that were trained on or scored, as far as they are known."""
 
-    `name` is a path, a URL or the name of a hub dataset, `sha256` the digest of the content.
-    """
-
-    name: str
-    sha256: str | None = None
+    name: str  # a path, a URL or the name of a hub dataset
+    sha256: str | None = None  # of the content
     questions: int | None = None
 
     @property
@@ -58,52 +54,31 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model scored on some questions.
-
-    Attributes:
-        data: The questions.
-        when: When and how they were scored, in words.
-        figures: See `qa_lightning.evaluation.scoring.score_questions`.
-        threshold: The effective null threshold.
-        report: Where the model fails, if that was worked out.
-        notes: What to know of the questions, in sentences.
-    """
+    """What a model scored on some questions."""
 
     data: DataFile
-    when: str
-    figures: Mapping[str, float]
-    threshold: float
-    report: Report | None = None
-    notes: Sequence[str] = ()
+    when: str  # when and how they were scored, in words
+    figures: Mapping[str, float]  # see `qa_lightning.evaluation.scoring.score_questions`
+    threshold: float  # the effective null threshold
+    report: Report | None = None  # where the model fails, if that was worked out
+    dropped: int = 0  # questions left out, since their answers do not stand in their text
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the files of a run say of it; empty where they say nothing.
+    """What the files of a run say of it; empty where they say nothing."""
 
-    Attributes:
-        model: Settings of the module, as `--model...` takes them.
-        data: Settings of the data, as `--data...` takes them.
-        trainer: Settings of the trainer.
-        seed: What everything but the data was seeded with.
-        record: The last entry of `run.json`, but with the weights that the first started from.
-        starts: How often training was started or resumed; 0 if unknown.
-        steps: Optimizer steps behind these weights.
-        validations: How many validations the best checkpoint was chosen from.
-        random_weights: Whether it started from random weights, not from a trained encoder.
-        scores: What these weights scored in the validation during training.
-    """
-
-    model: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)  # settings, as `--model...` takes them
+    data: Mapping[str, Any] = field(default_factory=dict)  # settings, as `--data...` takes them
     trainer: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
+    seed: int | None = None  # of everything but the data
+    # The last entry of `run.json`, but with the weights that the first started from.
     record: Mapping[str, Any] = field(default_factory=dict)
-    starts: int = 0
-    steps: int | None = None
-    validations: int = 0
-    random_weights: bool = False
-    scores: Scores | None = None
+    starts: int = 0  # how often training was started or resumed; 0 if unknown
+    steps: int | None = None  # optimizer steps behind these weights
+    validations: int = 0  # how many the best checkpoint was chosen from
+    random_weights: bool = False  # whether it started from these, not from a trained encoder
+    scores: Scores | None = None  # of these weights in the validation during training
 
     @property
     def precision(self) -> str | None:
@@ -120,9 +95,6 @@ class Training:
 
 def read_training(model: str | Path) -> Training:
     """Gather what is known of how a model was trained; of one from elsewhere that is nothing.
-
-    Args:
-        model: As `TrainedModel.load` takes it.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -153,9 +125,7 @@ def read_training(model: str | Path) -> Training:
 def _validation_scores(training: Training, history: Sequence[Mapping[str, float]]) -> Scores | None:
     """What the weights scored in the validation at their step, if there was one."""
     own = next((entry for entry in history if entry.get("step") == training.steps), {})
-    figures = {
-        name.removeprefix("val/"): value for name, value in own.items() if name.startswith("val/")
-    }
+    figures = {name[4:]: value for name, value in own.items() if name.startswith("val/")}
     if "exact" not in figures:
         return None
     data = training.source("val") or DataFile("not known")

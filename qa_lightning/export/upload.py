@@ -27,10 +27,7 @@ def check_upload(name: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise UserError("--push: HF_HUB_OFFLINE forbids the network; unset it")
     if get_token() is None:
-        raise UserError(
-            "--push: nobody is logged in to the hub: run `hf auth login`, or set HF_TOKEN to a "
-            "token that may write"
-        )
+        raise UserError("--push: nobody is logged in to the hub: `hf auth login`, or set HF_TOKEN")
 
 
 def upload(
@@ -49,16 +46,16 @@ def upload(
     api = HfApi()
     try:
         # None leaves it to the owner's settings.
-        repository = api.create_repo(name, private=private or None, exist_ok=True)
+        made = api.create_repo(name, private=private or None, exist_ok=True)
         api.upload_folder(
-            repo_id=repository.repo_id, folder_path=folder, commit_message="Upload the model"
+            repo_id=made.repo_id, folder_path=folder, commit_message="Upload the model"
         )
     except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} is written, but {api.endpoint} did not take it as {name}: "
             f"{_reason(error)} When that is fixed: hf upload {name} {folder}"
         ) from error
-    log(f"uploaded: {repository}")
+    log(f"uploaded: {made}")
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qa_lightning.data.squad import read_squad
-from qa_lightning.data.tables import ReadReport, require_labels, tables_from_texts
+from qa_lightning.data.tables import require_labels, tables_from_texts
 from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.scoring import score_questions
@@ -21,8 +21,7 @@ from qa_lightning.model.answers import answer_windows
 from qa_lightning.model.logits import Logits
 from qa_lightning.model.trained_model import InferenceSettings
 
-Log = Callable[[str], Any]
-"""Called with lines that report progress and results."""
+Log = Callable[[str], Any]  # called with lines that report progress and results
 
 WEIGHTS, ONNX, INT8 = "model.safetensors", "model.onnx", "model_int8.onnx"
 
@@ -32,35 +31,26 @@ DESCRIPTIONS = {
     INT8: "the same with weights of 8 bits",
 }
 
+# How far a float32 ONNX model's logits may differ from torch's; rounding makes some 1e-5.
 TOLERANCE = 1e-3
-"""How far a float32 ONNX model's logits may differ from torch's; rounding makes some 1e-5."""
-
-QUESTIONS = Path(__file__).with_name("questions.json")
-"""Questions that every ONNX model is compared with torch's on; one has several windows."""
 
 
 @dataclass(frozen=True)
 class LabelledQuestions:
-    """Questions to score a model on: their file, their windows, and what reading them found."""
+    """Questions to score a model on."""
 
     file: Path
     windows: Windows
-    report: ReadReport
+    dropped: int  # questions of the file left out, since their answers do not stand in their text
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How one variant of a model answered labelled questions.
-
-    Attributes:
-        answers: Best spans and null scores.
-        figures: See `qa_lightning.evaluation.scoring.score_questions`.
-        verdicts: See `verdicts`.
-    """
+    """How one variant of a model answered labelled questions."""
 
     answers: Answers
-    figures: dict[str, float]
-    verdicts: np.ndarray
+    figures: dict[str, float]  # see `qa_lightning.evaluation.scoring.score_questions`
+    verdicts: np.ndarray  # see `verdicts`
 
 
 def read_labelled(file: Path, settings: InferenceSettings) -> LabelledQuestions:
@@ -74,19 +64,17 @@ def read_labelled(file: Path, settings: InferenceSettings) -> LabelledQuestions:
     tables = read_squad(file)
     require_labels(tables.questions, f"--data {file}")
     windows = make_windows(tables, settings.tokenizer, settings.windows)
-    return LabelledQuestions(file, windows, tables.report)
+    return LabelledQuestions(file, windows, tables.report.dropped_questions)
 
 
 def score(logits: Logits, settings: InferenceSettings, windows: Windows) -> EvaluationResult:
     """Answer labelled questions and score the answers, as evaluation does."""
     answers = answer_windows(logits, windows)
-    questions = windows.questions
-    contexts = windows.contexts["text"].take(questions["context"]).to_pylist()
-    golds = [[one["text"] for one in of_one] for of_one in questions["answers"].to_pylist()]
-    threshold = settings.effective_null_threshold
-    figures = score_questions(
-        golds, best_texts(answers, contexts), answers.null_odds, threshold, settings.null_threshold
-    )
+    contexts = windows.contexts["text"].take(windows.questions["context"]).to_pylist()
+    golds = [[one["text"] for one in own] for own in windows.questions["answers"].to_pylist()]
+    texts, threshold = best_texts(answers, contexts), settings.effective_null_threshold
+    tuned = settings.null_threshold
+    figures = score_questions(golds, texts, answers.null_odds, threshold, tuned)
     return EvaluationResult(answers, figures, verdicts(answers, threshold))
 
 
@@ -125,12 +113,14 @@ def score_all(
 
 
 def compare_onnx(variants: Mapping[str, Logits], settings: InferenceSettings, log: Log) -> None:
-    """Compare the ONNX variants of a model with torch's on `QUESTIONS`, and log what came out.
+    """Compare the ONNX variants of a model with torch's, and log what came out.
+
+    The questions are those of questions.json; one has several windows.
 
     Raises:
         UserError: the logits of the float32 variant differ by more than `TOLERANCE`.
     """
-    asked = json.loads(QUESTIONS.read_text(encoding="utf-8"))
+    asked = json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
     tables = tables_from_texts(*([one[key] for one in asked] for key in ("question", "context")))
     windows = make_windows(tables, settings.tokenizer, settings.windows)
     threshold = settings.effective_null_threshold
@@ -146,7 +136,6 @@ def compare_onnx(variants: Mapping[str, Logits], settings: InferenceSettings, lo
         )
         if name == ONNX and not largest <= TOLERANCE:
             raise UserError(
-                f"the ONNX model's logits differ from torch's by {largest:.2g}, where {TOLERANCE} "
-                "would be rounding; nothing was written. Other versions of torch, onnx or "
-                "onnxruntime may do better"
+                f"the ONNX model's logits differ from torch's by {largest:.2g}, more than rounding "
+                "explains; nothing was written. Try other versions of torch, onnx or onnxruntime"
             )

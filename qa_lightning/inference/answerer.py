@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from qa_lightning.data.tables import tables_from_texts
-from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import Candidate, candidates
 from qa_lightning.inference.defaults import TOP_K
 from qa_lightning.model.answers import answer_windows
-from qa_lightning.model.defaults import EVAL_BATCH_SIZE, MAX_ANSWER_TOKENS, N_BEST
+from qa_lightning.model.defaults import EVAL_BATCH_SIZE, N_BEST
 from qa_lightning.model.logits import Logits, model_logits
 from qa_lightning.model.onnx_session import onnx_logits
 from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Candidate):
     """The model's answer to a question, and what else it considered.
 
     Attributes:
@@ -44,17 +44,13 @@ class Answer:
         candidates: The best spans, best first, whatever the verdict is.
     """
 
-    text: str
-    start: int | None
-    end: int | None
-    score: float
-    probability: float
     no_answer_probability: float
     null_odds: float
     threshold: float
     candidates: tuple[Candidate, ...]
 
 
+@dataclass(eq=False)
 class Answerer:
     """Answers questions about contexts.
 
@@ -64,29 +60,19 @@ class Answerer:
     Several threads may use it at once, if they may call its logits at once, as a model's.
     """
 
-    def __init__(
-        self,
-        logits: Logits,
-        tokenizer: FastTokenizer,
-        windows: WindowSettings | None = None,
-        *,
-        threshold: float = 0.0,
-        batch_size: int = EVAL_BATCH_SIZE,
-        max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    ) -> None:
-        """Put an answerer together from a model's logits and what it is used with.
+    logits: Logits
+    tokenizer: FastTokenizer
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    _: KW_ONLY
+    threshold: float = 0.0  # the null threshold
+    batch_size: int = EVAL_BATCH_SIZE  # windows
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
 
-        `threshold` is the null threshold, `batch_size` counts windows; both sizes are at least 1.
-        """
-        for name, value in (("batch_size", batch_size), ("max_answer_tokens", max_answer_tokens)):
-            if value < 1:
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1."""
+        for name in ("batch_size", "max_answer_tokens"):
+            if (value := getattr(self, name)) < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
-        self.logits = logits
-        self.tokenizer = tokenizer
-        self.windows = windows or WindowSettings()
-        self.threshold = threshold
-        self.batch_size = batch_size
-        self.max_answer_tokens = max_answer_tokens
 
     @classmethod
     def from_pretrained(
@@ -108,7 +94,7 @@ class Answerer:
             precision: "32-true", "bf16-mixed" or "16-mixed"; by default what `fit` and `predict`
                 choose on this hardware.
             threshold: The null threshold; by default the one tuned with the model, else 0.
-            options: See `__init__`.
+            options: `batch_size` and `max_answer_tokens`.
 
         Raises:
             UserError: there is no such model or device.
@@ -179,19 +165,27 @@ class Answerer:
             max_answer_tokens=self.max_answer_tokens,
         )
         threshold = self.threshold if threshold is None else threshold
-        verdicts = found.unanswered(threshold)
-        return [
-            _answer(every, bool(unanswered), float(null_odds), threshold, top_k)
-            for every, unanswered, null_odds in zip(
-                candidates(contexts, found), verdicts, found.null_odds, strict=True
+        verdicts, null_odds = found.unanswered(threshold).tolist(), found.null_odds.tolist()
+        answers = []
+        for row, every in enumerate(candidates(contexts, found)):
+            nothing = next(one for one in every if one.start is None)
+            spans = [one for one in every if one.start is not None]
+            chosen = nothing if verdicts[row] else spans[0]
+            answer = Answer(
+                **vars(chosen),
+                no_answer_probability=nothing.probability,
+                null_odds=null_odds[row],
+                threshold=threshold,
+                candidates=tuple(spans[:top_k]),
             )
-        ]
+            answers.append(answer)
+        return answers
 
     def _windows(self, questions: Sequence[str], contexts: Sequence[str]) -> Windows:
         """Windows of these questions; a context that several share is tokenised once."""
-        for number, texts in enumerate(zip(questions, contexts, strict=True), start=1):
-            for name, text in zip(("question", "context"), texts, strict=True):
-                which = f"{name} {number}" if len(questions) > 1 else f"the {name}"
+        for name, texts in (("question", questions), ("context", contexts)):
+            for number, text in enumerate(texts, start=1):
+                which = f"{name} {number}" if len(texts) > 1 else f"the {name}"
                 if not isinstance(text, str):
                     raise UserError(f"{which} is not a text, but {type(text).__name__}")
                 if not text.strip():
@@ -199,19 +193,3 @@ class Answerer:
                 if re.search("[\ud800-\udfff]", text):
                     raise UserError(f"{which} holds half a character (a lone surrogate)")
         return make_windows(tables_from_texts(questions, contexts), self.tokenizer, self.windows)
-
-
-def _answer(
-    every: Sequence[Candidate], unanswered: bool, null_odds: float, threshold: float, top_k: int
-) -> Answer:
-    """Turn a question's candidates, best first, and the verdict into its answer."""
-    nothing = next(one for one in every if one.start is None)
-    spans = [one for one in every if one.start is not None]
-    chosen = nothing if unanswered else spans[0]
-    return Answer(
-        **vars(chosen),
-        no_answer_probability=nothing.probability,
-        null_odds=null_odds,
-        threshold=threshold,
-        candidates=tuple(spans[:top_k]),
-    )

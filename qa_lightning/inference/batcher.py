@@ -11,10 +11,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from qa_lightning.errors import UserError
 from qa_lightning.inference.defaults import MAX_BATCH, MAX_WAIT, MAX_WAITING, TOP_K
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ class _Request:
     answer: Future[Answer] = field(default_factory=Future)
 
 
+@dataclass(eq=False)
 class Batcher:
     """Answers the questions of many threads in one thread, together those that wait together.
 
@@ -43,31 +43,14 @@ class Batcher:
     ...     batcher.submit("Who wrote it?", "It was Ada Lovelace.").result().text
     """
 
-    def __init__(
-        self,
-        answerer: Answerer,
-        *,
-        max_batch: int = MAX_BATCH,
-        max_wait: float = MAX_WAIT,
-        max_waiting: int = MAX_WAITING,
-    ) -> None:
-        """Start the thread.
+    answerer: Answerer  # only the batcher's thread calls it
+    _: KW_ONLY
+    max_batch: int = MAX_BATCH  # questions answered together at most; 1 answers one at a time
+    max_wait: float = MAX_WAIT  # seconds for which a question waits when the model is free
+    max_waiting: int = MAX_WAITING  # questions that may wait
 
-        Args:
-            answerer: What answers; only the batcher's thread calls it.
-            max_batch: Questions answered together at most; 1 answers one at a time.
-            max_wait: Seconds for which a question waits for others when the model is free.
-            max_waiting: Questions that may wait.
-
-        Raises:
-            UserError: a number that is not possible.
-        """
-        if min(max_batch, max_waiting) < 1 or not 0 <= max_wait < float("inf"):
-            raise UserError("max_batch and max_waiting must be at least 1, and max_wait at least 0")
-        self.answerer = answerer
-        self.max_batch = max_batch
-        self.max_wait = max_wait
-        self.max_waiting = max_waiting
+    def __post_init__(self) -> None:
+        """Start the thread."""
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -103,11 +86,9 @@ class Batcher:
         """Finish the batch that is being answered, and cancel the questions that wait."""
         with self._changed:
             self._closed = True
-            abandoned = list(self._waiting)
-            self._waiting.clear()
             self._changed.notify()
-        for request in abandoned:
-            request.answer.cancel()
+            while self._waiting:
+                self._waiting.popleft().answer.cancel()
         self._thread.join()
 
     def __enter__(self) -> Batcher:

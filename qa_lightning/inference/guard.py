@@ -56,9 +56,6 @@ class Guard:
             return True
         try:
             name = urlsplit(f"//{host}").hostname or ""
-            if name in self.host_names:
-                return True
-            ipaddress.ip_address(name)
+            return name in self.host_names or bool(ipaddress.ip_address(name))
         except ValueError:  # of either: no host, no address
             return False
-        return True

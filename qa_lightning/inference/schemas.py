@@ -12,9 +12,6 @@ from qa_lightning import __version__
 from qa_lightning.inference.defaults import TOP_K, Limits
 from qa_lightning.model.defaults import N_BEST
 
-_ERRORS_SHOWN = 3  # mistakes in one body that are reported
-_NAME_SHOWN = 60  # characters of a wrong field's name that are reported
-
 
 class Question(BaseModel):
     """A question about a text."""
@@ -85,9 +82,7 @@ async def read_question(request: Request, limits: Limits) -> Question:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limits.body:
-            raise HTTPException(
-                413, f"the body is longer than the {limits.body:,} bytes that this service takes"
-            )
+            raise HTTPException(413, f"the body is longer than {limits.body:,} bytes")
     try:
         asked = Question.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -100,9 +95,7 @@ async def read_question(request: Request, limits: Limits) -> Question:
             raise HTTPException(422, f"the {name} is empty")
         if len(text) > limit:
             raise HTTPException(
-                413,
-                f"the {name} has {len(text):,} characters, more than the {limit:,} that this "
-                "service takes: send a shorter one",
+                413, f"the {name} has {len(text):,} characters, more than the {limit:,} allowed"
             )
     return asked
 
@@ -110,10 +103,10 @@ async def read_question(request: Request, limits: Limits) -> Question:
 def _invalid(error: ValidationError) -> HTTPException:
     """What pydantic found, in a sentence."""
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-    first = mistakes[0]
-    if first["type"] == "json_invalid":
-        return HTTPException(400, first["msg"])
-    if not first["loc"]:
+    if mistakes[0]["type"] == "json_invalid":
+        return HTTPException(400, mistakes[0]["msg"])
+    if not mistakes[0]["loc"]:
         return HTTPException(422, 'send an object: {"question": "...", "context": "..."}')
-    shown = [f"{str(one['loc'][0])[:_NAME_SHOWN]}: {one['msg']}" for one in mistakes]
-    return HTTPException(422, "; ".join(shown[:_ERRORS_SHOWN]))
+    # A field's name is the client's: it may be long, and there may be many wrong ones.
+    shown = [f"{str(one['loc'][0])[:60]}: {one['msg']}" for one in mistakes[:3]]
+    return HTTPException(422, "; ".join(shown))

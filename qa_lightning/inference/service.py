@@ -8,7 +8,8 @@ it can take, and 500 for an error in this program.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -68,9 +69,7 @@ def create_app(
     app.add_middleware(Guard, host_names=host_names)
     _add_api(app, batcher, limits)
     for address, (name, kind) in FILES.items():
-        app.add_api_route(
-            address, _file(WEB / name, kind), methods=["GET", "HEAD"], include_in_schema=False
-        )
+        app.add_route(address, partial(_file, WEB / name, kind))
     for schema in app.openapi()["components"]["schemas"].values():
         describe_fields(schema)
     return app
@@ -98,14 +97,8 @@ def _add_api(app: FastAPI, batcher: Batcher, limits: Limits) -> None:
         return Health(waiting=batcher.waiting)
 
 
-def _file(path: Path, kind: str) -> Callable[[], Awaitable[Response]]:
-    """An endpoint that gives a file, which is read once."""
-    content = path.read_bytes()
-
-    async def endpoint() -> Response:
-        return Response(content, media_type=kind)
-
-    return endpoint
+async def _file(path: Path, kind: str, request: Request) -> Response:
+    return Response(path.read_bytes(), media_type=kind)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import torch
 
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS
 from qa_lightning.data.windows import Windows
 from qa_lightning.evaluation.spans import (
     Answers,
@@ -13,7 +14,7 @@ from qa_lightning.evaluation.spans import (
     answers_of_questions,
     spans_of_windows,
 )
-from qa_lightning.model.defaults import EVAL_BATCH_SIZE, MAX_ANSWER_TOKENS, N_BEST
+from qa_lightning.model.defaults import EVAL_BATCH_SIZE, N_BEST
 from qa_lightning.model.logits import Logits
 
 
@@ -33,13 +34,8 @@ def answer_windows(
     for rows in WindowSampler(windows.lengths, batch_size, order="sorted"):
         batch = dataset[rows]
         assert batch.offsets is not None and batch.word_starts is not None
-        scored = spans_of_windows(
-            logits(batch),
-            batch.offsets,
-            batch.word_starts,
-            max_tokens=max_answer_tokens,
-            count=N_BEST,
-        )
+        parts = (logits(batch), batch.offsets, batch.word_starts)
+        scored = spans_of_windows(*parts, max_tokens=max_answer_tokens, count=N_BEST)
         batches.append((batch.key, *scored))
     columns = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
     return answers_of_questions(WindowScores(*columns))

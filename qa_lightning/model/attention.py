@@ -76,29 +76,24 @@ def _attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     backend: AttentionBackend | None = None,
-    indices: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    max_seqlen: int = 0,
-    **others: Any,
+    **packed: Any,
 ) -> tuple[Tensor, None]:
     """Attend, as transformers calls it in every layer; weights are scaled by the head's size.
 
     Queries, keys and values are `[windows, heads, tokens, size]`, packed `[1, heads, slots, size]`.
     `attention_mask` is True where a key counts, bool `[windows, 1, 1, tokens]`, or None for all.
-    `backend` is None for padded windows; for packed ones, `Packing` describes the rest.
+    `backend` is None for padded windows; for packed ones, `packed_arguments` gives the rest.
 
     Returns:
         `[windows, tokens, heads, size]`, and no weights.
     """
     if backend == "varlen":
-        assert cu_seqlens is not None
-        return _varlen(query, key, value, cu_seqlens, max_seqlen), None
+        return _varlen(query, key, value, packed["cu_seqlens"], packed["max_seqlen"]), None
     if backend == "loop":
-        assert cu_seqlens is not None
-        return _loop(query, key, value, cu_seqlens, dropout), None
+        return _loop(query, key, value, packed["cu_seqlens"], dropout), None
     if backend == "pad":
-        assert indices is not None and attention_mask is not None
-        return _pad(query, key, value, indices, attention_mask, dropout), None
+        assert attention_mask is not None
+        return _pad(query, key, value, packed["indices"], attention_mask, dropout), None
     return _attend(query, key, value, attention_mask, dropout), None
 
 

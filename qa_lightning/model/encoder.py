@@ -10,7 +10,6 @@ transformers takes seconds to import, so it is imported where it is used.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import math
 import pickle
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from qa_lightning.data.download import sha256_of
 from qa_lightning.errors import UserError
 from qa_lightning.model.from_bert import distilbert_config, distilbert_weights
 from qa_lightning.model.pretrained import WEIGHTS, read_config, resolve
@@ -62,17 +62,14 @@ def load_encoder(
 
     A DistilBERT checkpoint is loaded as it is, a BERT-shaped one is moved exactly into DistilBERT's
     architecture (see `qa_lightning.model.from_bert`). A question-answering head is kept when there
-    is one; otherwise a new one is drawn from torch's random numbers.
+    is one; otherwise a new one is drawn from torch's random numbers. If the source has a tuned null
+    threshold, `model.config.null_threshold` is it.
 
     Args:
         pretrained: See `qa_lightning.model.pretrained.resolve`.
         sha256: The digest that the weight file must have, in hexadecimal.
-        changes: Values of DistilBertConfig that take the place of the checkpoint's own, such as
-            dropout rates.
+        changes: Values of DistilBertConfig in place of the checkpoint's own, such as dropout rates.
         trained: Refuse a source without a question-answering head.
-
-    Returns:
-        The model. If the source has a tuned null threshold, `model.config.null_threshold` is it.
 
     Raises:
         UserError: the source does not exist, has another architecture, is incomplete, or its
@@ -168,9 +165,7 @@ def _weight_file(folder: Path, sha256: str | None) -> Path:
     if sha256 is not None:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             raise UserError(f"{sha256!r} is not a SHA-256 digest: it has 64 hexadecimal digits.")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
+        if (found := sha256_of(path)) != sha256.lower():
             raise UserError(
                 f"{path} has other content than expected.\n"
                 f"  SHA-256 expected: {sha256.lower()}\n"
@@ -203,8 +198,8 @@ def _read_weights(path: Path, kind: str) -> dict[str, Tensor]:
     for name, tensor in stored.items():
         name = str(name).removeprefix(f"{kind}.")
         # Checkpoints converted from TensorFlow name LayerNorm's parameters as TensorFlow does.
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
         if not _IGNORED[kind].fullmatch(name):
             weights[name] = tensor.float()
     return weights

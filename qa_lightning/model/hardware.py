@@ -18,8 +18,7 @@ def choose_precision(accelerator: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", f"{name} computes in bfloat16"
         return "16-mixed", f"{name} computes in float16, but not in bfloat16"
-    mps = torch.backends.mps.is_available()
-    if accelerator == "mps" or (accelerator in ("auto", "gpu") and mps):
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true", "mixed precision is not faster on Apple's GPUs"
     if accelerator in ("auto", "cpu"):
         if cpu_has_fast_bfloat16():

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 
 from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
-from qa_lightning.model.attention import (
-    AttentionBackend,
-    packed_arguments,
-    use_window_attention,
-)
+from qa_lightning.model.attention import AttentionBackend, packed_arguments, use_window_attention
 from qa_lightning.model.hardware import best_device, choose_precision
 from qa_lightning.model.linear import use_fast_linear
 
@@ -74,16 +70,13 @@ def padded_logits(
     attention_mask: Tensor | None = None,
     encode: Callable[..., Any] | None = None,
 ) -> Tensor:
-    """Start and end logits of padded windows.
+    """Start and end logits of padded windows, float32 `[windows, tokens, 2]`; -inf at padding.
 
     Args:
         encoder: The model.
         input_ids: Token ids, int64 `[windows, tokens]`.
         attention_mask: True where a token is real, bool `[windows, tokens]`; None for all.
         encode: What to call in place of `encoder.distilbert`, such as its compiled form.
-
-    Returns:
-        float32 `[windows, tokens, 2]`; -inf at padding.
     """
     # A mask of four dimensions is used as it is. One of two would be inspected, which waits for the
     # device, and expanded in every forward pass.

@@ -25,10 +25,7 @@ def check_installed(*packages: str) -> None:
     """Raise UserError unless these packages of the optional extra `onnx` can be imported."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"ONNX needs {' and '.join(missing)}, which is not installed: "
-            "pip install 'qa-lightning[onnx]'"
-        )
+        raise UserError(f"ONNX needs {' and '.join(missing)}, run pip install 'qa-lightning[onnx]'")
 
 
 def onnx_logits(path: Path) -> Logits:

@@ -10,30 +10,21 @@ import torch
 
 from qa_lightning.model.linear import linear
 
-MEASURING = 0.2
-"""Seconds that a measurement takes."""
+MEASURING = 0.2  # seconds that a measurement takes
 
 
 @dataclass(frozen=True)
 class PeakRate:
-    """The highest rate that a device was seen to reach.
+    """The highest rate that a device was seen to reach."""
 
-    Attributes:
-        flops: Floating-point operations per second; a multiplication and an addition are two.
-        source: How it was measured, in words.
-    """
-
-    flops: float
-    source: str
+    flops: float  # floating-point operations per second; a multiplication and an addition are two
+    source: str  # how it was measured, in words
 
 
 def compute_dtype(precision: str) -> torch.dtype:
     """The type in which matrix products are computed under one of Lightning's precisions."""
-    if "bf16" in precision:
-        return torch.bfloat16
-    if "16" in precision:
-        return torch.float16
-    return torch.float64 if "64" in precision else torch.float32
+    kinds = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    return next((dtype for part, dtype in kinds.items() if part in precision), torch.float32)
 
 
 def measure_peak(
@@ -41,10 +32,7 @@ def measure_peak(
 ) -> PeakRate:
     """Measure the rate in large matrix products: the best of those that fit in `MEASURING`.
 
-    Args:
-        device: Where to measure; on a CPU with the threads that torch uses.
-        dtype: Type of the factors.
-        clock: Gives the time in seconds.
+    On a CPU torch's threads are used; `dtype` is that of the factors, `clock` gives seconds.
     """
     threads = torch.get_num_threads()
     # On a CPU products are short, so that some of them fall between the work of other processes.

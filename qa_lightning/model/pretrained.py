@@ -18,7 +18,7 @@ from qa_lightning.errors import UserError
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of weight files; safetensors first, since it holds no code and is faster to read."""
 
-ADVICE = (
+_ADVICE = (
     "Give a local folder with --model.pretrained FOLDER, or run the quickstart: "
     "python -m qa_lightning fit --config configs/quickstart.yaml"
 )
@@ -90,7 +90,7 @@ def _hub_folder(name: str) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"The model {name!r} is not in the local cache, there is no folder of that name, and "
-            f"HF_HUB_OFFLINE forbids the network. {ADVICE}"
+            f"HF_HUB_OFFLINE forbids the network. {_ADVICE}"
         )
     _check_on_hub(name)
     try:
@@ -101,7 +101,7 @@ def _hub_folder(name: str) -> Path:
     except Exception as error:  # three libraries raise exceptions of their own
         raise UserError(
             f"The model {name!r} could not be downloaded from {constants.ENDPOINT}: {error}\n"
-            f"Run the command again to resume the download. {ADVICE}"
+            f"Run the command again to resume the download. {_ADVICE}"
         ) from error
     raise UserError(f"The hub's model {name!r} has neither {' nor '.join(WEIGHTS)}.")
 
@@ -119,35 +119,31 @@ def _check_on_hub(name: str) -> None:
     and token. It runs in a thread, because no timeout covers a name server that does not answer.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    outcome: list[Exception | None] = []
+    failure: list[Exception | None] = [TimeoutError(f"no answer in {_HUB_TIMEOUT:g} seconds")]
 
     def ask() -> None:
         try:
             HfApi().model_info(name, timeout=_HUB_TIMEOUT)
-            outcome.append(None)
+            failure[0] = None
         except Exception as error:  # reported below
-            outcome.append(error)
+            failure[0] = error
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_HUB_TIMEOUT)
-    failure = outcome[0] if outcome else TimeoutError(f"no answer in {_HUB_TIMEOUT:g} seconds")
-    if failure is None:
-        return
-    message = (
-        f"The model {name!r} is not in the local cache, and {constants.ENDPOINT} cannot be reached "
-        f"({failure}). {ADVICE}"
-    )
-    if isinstance(failure, GatedRepoError):
-        message = (
-            f"The hub's model {name!r} is gated: accept its terms on its page, then "
-            "log in with `hf auth login`."
-        )
-    elif isinstance(failure, RepositoryNotFoundError):
-        message = (
-            f"There is no folder {name!r}, and no model of that name that you may read at "
-            f"{constants.ENDPOINT}. Check the spelling; a private model needs `hf auth login`."
-        )
-    raise UserError(message) from failure
+    match failure[0]:
+        case None:
+            return
+        case RepositoryNotFoundError():
+            message = (
+                f"is no folder, and {constants.ENDPOINT} has no model of that name that you may "
+                "read. Check the spelling; a private model needs `hf auth login`."
+            )
+        case error:
+            message = (
+                f"is not in the local cache, and {constants.ENDPOINT} cannot be reached ({error}). "
+                f"{_ADVICE}"
+            )
+    raise UserError(f"The model {name!r} {message}") from failure[0]

@@ -65,22 +65,17 @@ def check_vocabulary(model: DistilBertForQuestionAnswering, tokenizer: FastToken
 
 
 def _open(folder: Path, where: str) -> FastTokenizer:
-    from transformers import (
-        AutoTokenizer,
-        BertTokenizer,
-        DistilBertTokenizer,
-        PreTrainedTokenizerFast,
-    )
+    import transformers
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"{where} holds no tokenizer: neither tokenizer.json nor vocab.txt.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if type(tokenizer) is BertTokenizer:  # the same, but for the token types
-            tokenizer = DistilBertTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if type(tokenizer) is transformers.BertTokenizer:  # the same, but for the token types
+            tokenizer = transformers.DistilBertTokenizer.from_pretrained(folder)
     except Exception as error:  # the Rust library raises bare Exception for a bad file
         raise UserError(f"{where}: the tokenizer cannot be loaded: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
         raise UserError(
             f"{where}: {type(tokenizer).__name__} is not a fast tokenizer, and only these know "
             "the characters of each token. Use an encoder with tokenizer.json."
@@ -90,8 +85,7 @@ def _open(folder: Path, where: str) -> FastTokenizer:
             raise UserError(f"{where}: the tokenizer has no {name}, which windows are made with.")
     _clear_settings(tokenizer)
     if (folder / "config.json").is_file():
-        positions = read_config(folder).get("max_position_embeddings", 512)
-        tokenizer.model_max_length = int(positions)
+        tokenizer.model_max_length = int(read_config(folder).get("max_position_embeddings", 512))
     elif tokenizer.model_max_length > 1_000_000:  # transformers' value for "unknown"
         tokenizer.model_max_length = 512
     return tokenizer
@@ -105,9 +99,7 @@ def _clear_settings(tokenizer: FastTokenizer) -> None:
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.name_or_path = ""
     saved = tokenizer.init_kwargs
-    for name in (
-        *("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"),
-        *("pad_token_type_id", "is_local", "local_files_only"),
-    ):
+    for name in """max_length stride truncation_strategy pad_to_multiple_of pad_token_type_id
+    is_local local_files_only""".split():
         saved.pop(name, None)
     saved["model_input_names"] = tokenizer.model_input_names

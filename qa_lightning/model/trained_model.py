@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,11 @@ WINDOWS = "windows"
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What a model is used with beside its weights.
-
-    Attributes:
-        tokenizer: Its tokenizer.
-        windows: How questions and contexts become windows.
-        null_threshold: The tuned null threshold; None if none was tuned.
-    """
+    """What a model is used with beside its weights."""
 
     tokenizer: FastTokenizer
     windows: WindowSettings
-    null_threshold: float | None
+    null_threshold: float | None  # the tuned one; None if none was tuned
 
     @property
     def effective_null_threshold(self) -> float:
@@ -138,7 +132,7 @@ class TrainedModel:
 
 def _without_labels(windows: WindowSettings) -> dict[str, int | bool]:
     """The window settings that matter for use: `every_answer` concerns labels alone."""
-    return {name: value for name, value in asdict(windows).items() if name != "every_answer"}
+    return {name: value for name, value in vars(windows).items() if name != "every_answer"}
 
 
 def _window_settings(values: Any, where: str) -> WindowSettings:
