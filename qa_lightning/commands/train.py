@@ -171,7 +171,8 @@ class QuestionAnsweringCLI(LightningCLI):
         except UserError as error:
             raise UserError(f"--ckpt_path: {error}") from error
         saved = self._checkpoint["hyper_parameters"]
-        options["model"].update({name: saved[name] for name in options["model"] if name in saved})
+        for name in saved.keys() & vars(options["model"]):
+            options["model"][name] = saved[name]
 
     def _find(self, which: Literal["last", "hpc"]) -> str | None:
         """The newest checkpoint of the newest run or, with "hpc", of this SLURM job's run.
