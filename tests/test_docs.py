@@ -39,8 +39,6 @@ def test_every_command_parses(
     (run / "config.yaml").write_text("trainer:\n  max_epochs: 1\n", encoding="utf-8")
     command = re.split(r" [<>] ", command)[0]
     name, *options = shlex.split(command, comments=True)
-    if name == "score" and name not in MODULES:
-        pytest.skip("the command moves to commands/score.py")
     module, _ = MODULES[name]
     if module != TRAINER:
         parser = import_module(f"qa_lightning.{module}")._parser()

@@ -65,6 +65,14 @@ class WindowDataset(Dataset[Batch]):
 
     Meant for `DataLoader(dataset, sampler=WindowSampler(...), batch_size=None)`: putting a batch
     together from arrays at once is far quicker than collating windows one by one.
+
+    Args:
+        windows: All windows.
+        with_offsets: Give characters and word starts too, which decoding needs.
+        padding: Pad to the longest window of the batch ("batch") or to the longest that a window
+            may be ("window").
+        row_tokens: Pack the windows of a batch into one row of so many positions, or of the next
+            multiple of `PAD_TO_MULTIPLE` that has room for them; None does not pack.
     """
 
     def __init__(
@@ -75,16 +83,6 @@ class WindowDataset(Dataset[Batch]):
         padding: Literal["batch", "window"] = "batch",
         row_tokens: int | None = None,
     ) -> None:
-        """Keep the windows.
-
-        Args:
-            windows: All windows.
-            with_offsets: Give characters and word starts too, which decoding needs.
-            padding: Pad to the longest window of the batch ("batch") or to the longest that a
-                window may be ("window").
-            row_tokens: Pack the windows of a batch into one row of so many positions, or of the
-                next multiple of `PAD_TO_MULTIPLE` that has room for them; None does not pack.
-        """
         self.windows = windows
         self.with_offsets = with_offsets
         self.padding = padding
@@ -113,11 +111,13 @@ class WindowDataset(Dataset[Batch]):
         mask = None
         if packing is not None or (length != width).any():
             mask = torch.from_numpy(np.arange(width) < length[:, None])
-        tokens = self._place(rows, width)
-        offsets, word_starts = self._offsets(tokens, len(rows), width)
+        input_ids, to_context, from_context = self._token_ids(rows, length, width)
+        offsets = word_starts = None
+        if self.with_offsets:
+            offsets, word_starts = self._offsets(to_context, from_context, input_ids.shape)
         key = np.stack([windows.question[rows], windows.index[rows]], 1)
         return Batch(
-            input_ids=torch.from_numpy(self._input_ids(tokens, length, width)),
+            input_ids=torch.from_numpy(input_ids),
             attention_mask=mask,
             label_start=torch.from_numpy(windows.label_start[rows].astype(np.int64)),
             label_end=torch.from_numpy(windows.label_end[rows].astype(np.int64)),
@@ -133,7 +133,15 @@ class WindowDataset(Dataset[Batch]):
             packing=packing,
         )
 
-    def _place(self, rows: np.ndarray, width: int) -> _TokenPlaces:
+    def _token_ids(
+        self, rows: np.ndarray, length: np.ndarray, width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token ids `[windows, width]` of window rows.
+
+        Returns:
+            The ids, where the context's tokens are in them once flat, and where these come from in
+            the flat arrays of all contexts.
+        """
         windows = self.windows
         question, context = windows.question[rows], windows.context[rows]
         question_length = windows.question_ids.lengths[question]
@@ -141,49 +149,32 @@ class WindowDataset(Dataset[Batch]):
         question_column, context_column = np.ones_like(context_length), 2 + question_length
         if windows.settings.context_first:
             question_column, context_column = 2 + context_length, question_column
+        to_question = _positions(question_column, question_length, width)
+        from_question = _ranges(windows.question_ids.bounds[question], question_length)
+        to_context = _positions(context_column, context_length, width)
         context_begin = windows.context_ids.bounds[context] + windows.context_start[rows]
-        return _TokenPlaces(
-            to_question=_positions(question_column, question_length, width),
-            from_question=_ranges(windows.question_ids.bounds[question], question_length),
-            to_context=_positions(context_column, context_length, width),
-            from_context=_ranges(context_begin, context_length),
-            separator=np.maximum(question_column, context_column) - 1,
-        )
-
-    def _input_ids(self, tokens: _TokenPlaces, length: np.ndarray, width: int) -> np.ndarray:
-        windows = self.windows
-        ids = np.full((len(length), width), windows.special.pad, dtype=np.int64)
+        from_context = _ranges(context_begin, context_length)
+        ids = np.full((len(rows), width), windows.special.pad, dtype=np.int64)
         ids[:, 0] = windows.special.cls
-        ids[np.arange(len(length)), tokens.separator] = windows.special.sep
-        ids[np.arange(len(length)), length - 1] = windows.special.sep
-        ids.ravel()[tokens.to_question] = windows.question_ids.values[tokens.from_question]
-        ids.ravel()[tokens.to_context] = windows.context_ids.values[tokens.from_context]
-        return ids
+        separator = np.maximum(question_column, context_column) - 1  # between the two
+        ids[np.arange(len(rows)), separator] = windows.special.sep
+        ids[np.arange(len(rows)), length - 1] = windows.special.sep
+        ids.ravel()[to_question] = windows.question_ids.values[from_question]
+        ids.ravel()[to_context] = windows.context_ids.values[from_context]
+        return ids, to_context, from_context
 
     def _offsets(
-        self, tokens: _TokenPlaces, count: int, width: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Offsets and word starts of a batch, see `Batch`."""
-        if not self.with_offsets:
-            return None, None
+        self, to_context: np.ndarray, from_context: np.ndarray, shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Offsets and word starts of a batch, see `Batch`; the places are those of `_token_ids`."""
         windows = self.windows
-        offsets = np.full((count, width, 2), -1, dtype=np.int32)
+        offsets = np.full((*shape, 2), -1, dtype=np.int32)
         flat = offsets.reshape(-1, 2)
-        flat[tokens.to_context, 0] = windows.char_starts.values[tokens.from_context]
-        flat[tokens.to_context, 1] = windows.char_ends.values[tokens.from_context]
-        word_starts = np.zeros((count, width), dtype=bool)
-        word_starts.ravel()[tokens.to_context] = windows.word_starts.values[tokens.from_context]
+        flat[to_context, 0] = windows.char_starts.values[from_context]
+        flat[to_context, 1] = windows.char_ends.values[from_context]
+        word_starts = np.zeros(shape, dtype=bool)
+        word_starts.ravel()[to_context] = windows.word_starts.values[from_context]
         return torch.from_numpy(offsets), torch.from_numpy(word_starts)
-
-
-class _TokenPlaces(NamedTuple):
-    """Where tokens go in a flat batch, and where they come from in the windows' flat arrays."""
-
-    to_question: np.ndarray
-    from_question: np.ndarray
-    to_context: np.ndarray
-    from_context: np.ndarray
-    separator: np.ndarray  # column of the [SEP] between the two, `[windows]`
 
 
 def _pack(length: np.ndarray, width: int, max_seqlen: int, row_tokens: int) -> Packing:

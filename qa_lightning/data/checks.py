@@ -16,6 +16,7 @@ from qa_lightning.data.duplicates import Content
 from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.sources import Source
 from qa_lightning.data.squad import MAX_SHIFT, read_squad
+from qa_lightning.data.squad_json import ErrorCollector
 from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
 from qa_lightning.data.token_checks import Tokens, check_tokens
 from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
@@ -79,10 +80,8 @@ def check_files(
         except UserError as error:
             files.append(FileCheck(source.name, source.digest, (*problems, str(error))))
             continue
-        try:
+        with ErrorCollector(problems):
             require_labels(tables.questions, source.name)
-        except UserError as error:
-            problems.append(str(error))
         content = Content(tables)
         contents.append((source.name, content))
         found = [*_about_tables(tables), *content.repeated()]

@@ -16,25 +16,19 @@ from qa_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Selection:
-    """Which questions of a source are used, and how.
+    """Which questions of a source are used, and how."""
 
-    Attributes:
-        unanswerable: How unanswerable questions count: "no_answer" keeps them as they are;
-            "plausible" takes plausible answers as if they were the answers, and drops unanswerable
-            questions without any (as the starting notebook does, where each answer is a row);
-            "drop" drops all of them. Questions without a label stay.
-        max_questions: At most so many questions: whole paragraphs, drawn at random, the last one
-            cut to fit. They are drawn after unanswerable ones were dropped.
-        seed: Fixes the draw, and which articles are held out.
-        holdout: Share of the articles that are held out, see `split_articles`; 0 for none.
-        held_out: Whether the articles held out are meant, or those that stay.
-    """
-
+    # How unanswerable questions count: "no_answer" keeps them as they are; "plausible" takes
+    # plausible answers as if they were the answers, and drops unanswerable questions without any
+    # (as the starting notebook does, where each answer is a row); "drop" drops all of them.
+    # Questions without a label stay.
     unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer"
+    # At most so many: whole paragraphs, drawn at random after unanswerable questions were dropped,
+    # the last one cut to fit.
     max_questions: int | None = None
-    seed: int = 42
-    holdout: float = 0.0
-    held_out: bool = False
+    seed: int = 42  # fixes the draw, and which articles are held out
+    holdout: float = 0.0  # share of the articles held out, see `split_articles`; 0 for none
+    held_out: bool = False  # whether the articles held out are meant, or those that stay
 
     def of(self, tables: SquadTables) -> SquadTables:
         """The questions to use, in the order of the file, with the contexts that they need.
@@ -84,12 +78,8 @@ def split_articles(
     """Hold out whole articles: no question of an article that stays is among those held out.
 
     Articles with the same title count as one; an article without a title goes by its number.
-
-    Args:
-        tables: What `read_squad` gave.
-        share: Share of the articles to hold out, above 0 and below 1; at least one article is held
-            out, and at least one stays.
-        seed: Fixes which.
+    `share` is the share of the articles to hold out, above 0 and below 1; at least one article is
+    held out, and at least one stays.
 
     Returns:
         The tables of the articles that stay, and of those held out.

@@ -7,6 +7,7 @@ counted.
 from __future__ import annotations
 
 import gc
+from collections import defaultdict
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,7 @@ class _TableBuilder:
         self._context_rows: dict[Hashable, int] = {}
         self._ids: set[str] = set()
         self._answered = 0
-        self._shifted: list[str] = []  # see ReadReport
-        self._misplaced: list[str] = []
-        self._misplaced_plausible: list[str] = []
-        self._dropped: list[str] = []
+        self._ids_of = defaultdict[str, list[str]](list)  # by the tuples of ReadReport
 
     def add(self, raw: RawQuestion) -> None:
         """Check one question and take it in."""
@@ -93,17 +91,18 @@ class _TableBuilder:
                 'or move them to "plausible_answers"'
             )
         answers, shifted = _placed(context, given or [])
-        self._shifted += [identity] * shifted
+        self._ids_of["shifted"] += [identity] * shifted
         labelled = given is not None and (bool(given) or impossible is not False)
         if given:
             self._answered += 1
-            self._misplaced += [identity] * (len(given) - len(answers))
+            self._ids_of["misplaced"] += [identity] * (len(given) - len(answers))
             if not answers:
-                self._dropped.append(identity)
+                self._ids_of["dropped"].append(identity)
                 return
         given_plausible = _answers(record, "plausible_answers", location) or []
         plausible, _ = _placed(context, given_plausible)
-        self._misplaced_plausible += [identity] * (len(given_plausible) - len(plausible))
+        misplaced = [identity] * (len(given_plausible) - len(plausible))
+        self._ids_of["misplaced_plausible"] += misplaced
         row = self._context_rows.setdefault(raw.context_key, len(self._contexts))
         if row == len(self._contexts):
             self._contexts.append((raw.article, raw.title, context))
@@ -111,7 +110,7 @@ class _TableBuilder:
 
     def check_misplaced(self) -> None:
         """Refuse a source of which so many answers are misplaced that something else is wrong."""
-        ids = list(dict.fromkeys(self._misplaced))
+        ids = list(dict.fromkeys(self._ids_of["misplaced"]))
         if len(ids) > MAX_MISPLACED * self._answered:
             raise UserError(
                 f"{self._name}: {len(ids):,} of {self._answered:,} questions with answers have one "
@@ -124,14 +123,8 @@ class _TableBuilder:
         """All that was taken in."""
         if not self._questions:
             raise UserError(f"{self._name}: there are no questions in it")
-        return tables_from_rows(
-            self._contexts,
-            self._questions,
-            shifted=tuple(self._shifted),
-            misplaced=tuple(self._misplaced),
-            misplaced_plausible=tuple(self._misplaced_plausible),
-            dropped=tuple(self._dropped),
-        )
+        corrected = {name: tuple(ids) for name, ids in self._ids_of.items()}
+        return tables_from_rows(self._contexts, self._questions, **corrected)
 
 
 def _answers(record: dict[str, Any], key: str, location: str) -> list[tuple[str, int]] | None:

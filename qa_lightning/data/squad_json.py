@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from qa_lightning.errors import UserError
@@ -127,9 +126,6 @@ def _one_data(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-# --- the parts of a record ---------------------------------------------------------------------
-
-
 class ErrorCollector:
     """A context that notes a UserError's message and suppresses it, if there is a list for that."""
 
@@ -139,9 +135,7 @@ class ErrorCollector:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: object, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
         if self._problems is None or not isinstance(error, UserError):
             return False
         self._problems.append(str(error))

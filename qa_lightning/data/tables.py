@@ -70,11 +70,6 @@ class ReadReport:
         """Questions with answers."""
         return self.questions - self.unanswerable - self.unlabelled
 
-    @property
-    def dropped_questions(self) -> int:
-        """Questions that were left out."""
-        return len(self.dropped)
-
 
 @dataclass(frozen=True)
 class SquadTables:
@@ -133,12 +128,8 @@ def tables_from_texts(questions: Sequence[str], contexts: Sequence[str]) -> Squa
 def require_labels(questions: pa.Table, name: str) -> None:
     """Refuse questions that cannot be trained on or scored: nothing is known of their answers.
 
-    Args:
-        questions: See QUESTIONS.
-        name: What the message calls their source.
-
     Raises:
-        UserError: there is one without a label.
+        UserError: there is one without a label; the message calls their source `name`.
     """
     if unlabelled := pc.sum(pc.invert(questions["labelled"])).as_py():
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,35 +58,22 @@ def check_tokens(
         windows=len(windows),
         windows_with_answer=int(with_answer.sum()),
     )
-    found: list[Finding] = []
+
+    def found(kind: str, which: np.ndarray, rest: str) -> Iterator[Finding]:
+        return findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
+
     longest = settings.max_question_tokens
-    for kind, which, rest in (
-        (
-            "cut_questions",
-            question_tokens > longest,
-            f"longer than {longest} tokens: cut there (--data.max_question_tokens)",
-        ),
-        (
-            "answers_in_no_window",
-            answered & ~held & ~blank,
-            "with an answer that no window holds whole: learnt as unanswerable (--data.window, "
-            "--data.overlap)",
-        ),
-        (
-            "long_answers",
-            answered & ~short_enough,
-            f"with all answers longer than {max_answer_tokens} tokens: learnt, but never given "
-            "(--model.max_answer_tokens)",
-        ),
-        (
-            "answers_without_tokens",
-            blank,
-            "with an answer that holds no token (white space or control characters): not learnt "
-            "from",
-        ),
-    ):
-        found += findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
-    return tokens, found
+    rest = f"longer than {longest} tokens: cut there (--data.max_question_tokens)"
+    too_long = [*found("cut_questions", question_tokens > longest, rest)]
+    rest = "with an answer that no window holds whole: learnt as unanswerable (--data.window, "
+    rest += "--data.overlap)"
+    too_long += found("answers_in_no_window", answered & ~held & ~blank, rest)
+    rest = f"with all answers longer than {max_answer_tokens} tokens: learnt, but never given "
+    rest += "(--model.max_answer_tokens)"
+    too_long += found("long_answers", answered & ~short_enough, rest)
+    rest = "with an answer that holds no token (white space or control characters): not learnt from"
+    too_long += found("answers_without_tokens", blank, rest)
+    return tokens, too_long
 
 
 def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:

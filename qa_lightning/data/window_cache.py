@@ -1,14 +1,12 @@
 """Windows on disk, mapped into memory when they are used.
 
 Each field of `Windows` has a file: tables as Arrow, arrays as .npy, so that each is one piece of
-memory when it is mapped; windows.json has the rest, and is written last.
+memory when it is mapped; windows.json has the rest.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from qa_lightning.data.files import atomic_folder
 from qa_lightning.data.tokens import Ragged
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows
@@ -37,34 +36,21 @@ def save_windows(windows: Windows, folder: Path) -> None:
 
     The folder appears at once; one that another process has completed meanwhile is left.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _write(windows, building)
-        try:
-            building.rename(folder)
-        except OSError:
-            if not is_complete(folder):
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _write(windows: Windows, folder: Path) -> None:
     about: dict[str, Any] = {}
-    for name in _FIELDS:
-        value = getattr(windows, name)
-        if isinstance(value, pa.Table):
-            with pa.ipc.new_file(str(folder / f"{name}.arrow"), value.schema) as file:
-                file.write_table(value)
-        elif isinstance(value, Ragged):
-            np.save(folder / f"{name}.npy", value.values)
-            np.save(folder / f"{name}.bounds.npy", value.bounds)
-        elif isinstance(value, np.ndarray):
-            np.save(folder / f"{name}.npy", value)
-        else:
-            about[name] = value if isinstance(value, int) else asdict(value)
-    (folder / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    with atomic_folder(folder, replace=False) as building:
+        for name in _FIELDS:
+            value = getattr(windows, name)
+            if isinstance(value, pa.Table):
+                with pa.ipc.new_file(str(building / f"{name}.arrow"), value.schema) as file:
+                    file.write_table(value)
+            elif isinstance(value, Ragged):
+                np.save(building / f"{name}.npy", value.values)
+                np.save(building / f"{name}.bounds.npy", value.bounds)
+            elif isinstance(value, np.ndarray):
+                np.save(building / f"{name}.npy", value)
+            else:
+                about[name] = value if isinstance(value, int) else asdict(value)
+        (building / "windows.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def open_windows(folder: Path) -> Windows:

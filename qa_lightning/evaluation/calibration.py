@@ -11,17 +11,13 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Bin:
-    """The questions, at least one, whose confidence lies from `low` up to but not at `high`.
-
-    The last bin includes 100. `confidence` is their mean confidence and `right` the share that was
-    answered right (exact match).
-    """
+    """The questions, at least one, whose confidence lies from `low` up to but not at `high`."""
 
     low: float
-    high: float
+    high: float  # the last bin includes 100
     count: int
-    confidence: float
-    right: float
+    confidence: float  # mean confidence of these questions
+    right: float  # share of them that was answered right (exact match)
 
 
 @dataclass(frozen=True)
@@ -29,20 +25,14 @@ class Calibration:
     """Confidence against the share of right answers.
 
     Confidence is the probability of the given answer ("no answer" or the best span) among all
-    candidates of the question.
-
-    Attributes:
-        ece: Expected calibration error, in points: how far the share of right answers lies from
-            the mean confidence, averaged over the bins by count (Naeini et al. 2015).
-        confidence: Mean confidence of all questions.
-        right: Share of all questions that were answered right (exact match).
-        bins: Ten bins of equal width, without the empty ones.
+    candidates of the question. The expected calibration error says how far the share of right
+    answers lies from the mean confidence, averaged over the bins by count (Naeini et al. 2015).
     """
 
-    ece: float
-    confidence: float
-    right: float
-    bins: list[Bin]
+    ece: float  # expected calibration error, in points
+    confidence: float  # mean confidence of all questions
+    right: float  # share of all questions that was answered right (exact match)
+    bins: list[Bin]  # of equal width, without the empty ones
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray) -> Calibration:

@@ -14,16 +14,12 @@ from qa_lightning.evaluation.scoring import Floats, last_of_ties, sweep
 class AbstentionCurve:
     """How right it is to answer "no answer", at every null threshold that makes a difference.
 
-    Attributes:
-        thresholds: Rising from -inf, float64 `[points]`. From each up to the next the same
-            questions are left unanswered, those with larger null odds.
-        precision: Share of the unanswered questions that are unanswerable, in percent, float64
-            `[points]`; nan where every question is answered.
-        recall: Share of the unanswerable questions that are left unanswered, in percent, float64
-            `[points]`.
+    Precision is the share of the unanswered questions that are unanswerable, nan where every
+    question is answered; recall the share of the unanswerable questions that are left unanswered.
+    Both are in percent, and all three float64 `[points]`.
     """
 
-    thresholds: Floats
+    thresholds: Floats  # rising from -inf; from each up to the next the same are left unanswered
     precision: Floats
     recall: Floats
 

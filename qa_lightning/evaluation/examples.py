@@ -16,31 +16,18 @@ class Example:
     """A labelled question and how it was answered.
 
     The excerpt of the context is `before + marked + after`, on one line, of about 160 characters.
-
-    Attributes:
-        id: Id of the question.
-        question: Its text.
-        golds: Different gold answers, none if it is unanswerable.
-        predicted: The answer, "" for "no answer".
-        confidence: Its probability among all candidates, in percent.
-        exact: Its exact match, 0 or 1.
-        f1: Its F1, 0 to 1.
-        null_odds: Null score minus the best span's score.
-        before: The context before the marked span.
-        marked: The predicted span; for "no answer" see `example`.
-        after: The context after it.
     """
 
     id: str
     question: str
-    golds: list[str]
-    predicted: str
-    confidence: float
-    exact: float
-    f1: float
+    golds: list[str]  # different ones; none if the question is unanswerable
+    predicted: str  # "" for "no answer"
+    confidence: float  # probability of the answer among all candidates, in percent
+    exact: float  # 0 or 1
+    f1: float  # 0 to 1
     null_odds: float
     before: str
-    marked: str
+    marked: str  # the predicted span; for "no answer" see `example`
     after: str
 
     @property

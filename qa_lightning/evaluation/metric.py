@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pyarrow as pa
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -13,8 +12,7 @@ from qa_lightning.errors import UserError
 from qa_lightning.evaluation.scoring import score_answers, score_questions, tune_threshold
 from qa_lightning.evaluation.spans import Answers, WindowScores, answers_of_questions, best_texts
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+STATES = ("key", "null", "spans", "scores", "loss", "token_hits")
 
 
 class SquadMetric(Metric):
@@ -28,17 +26,12 @@ class SquadMetric(Metric):
 
     full_state_update = False
     key: list[Tensor]
-    null: list[Tensor]
-    spans: list[Tensor]
-    scores: list[Tensor]
-    loss: list[Tensor]
-    token_hits: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.null_threshold = 0.0
         self.tuned_threshold: float | None = None
-        for name in ("key", "null", "spans", "scores", "loss", "token_hits"):
+        for name in STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._contexts: list[str] = []
         self._context_of: list[int] = []
@@ -55,33 +48,23 @@ class SquadMetric(Metric):
         """Set the null threshold to score at, and the tuned one to report beside it."""
         self.null_threshold, self.tuned_threshold = effective, tuned
 
-    def update(
-        self,
-        key: Tensor,
-        null: Tensor,
-        spans: Tensor,
-        scores: Tensor,
-        loss: Tensor,
-        token_hits: Tensor,
-    ) -> None:
+    def update(self, **windows: Tensor) -> None:
         """Add windows.
 
-        Keys, null scores, spans and their scores are as in `WindowScores`. `loss` is the loss of
-        each window, float32 `[windows]`, and `token_hits` whether the likeliest start and end token
-        are the labelled ones, float32 `[windows, 2]`; both are nan where the label is ignored.
+        `key`, `null`, `spans` and `scores` are as in `WindowScores`. `loss` is the loss of each
+        window, float32 `[windows]`, and `token_hits` whether the likeliest start and end token are
+        the labelled ones, float32 `[windows, 2]`; both are nan where the label is ignored.
         """
-        self.key.append(key)
-        self.null.append(null)
-        self.spans.append(spans)
-        self.scores.append(scores)
-        self.loss.append(loss)
-        self.token_hits.append(token_hits)
+        for name in STATES:
+            getattr(self, name).append(windows[name])
+
+    def _seen(self, name: str) -> np.ndarray:
+        """The windows' values of a state: this process's, or inside `compute` those of all."""
+        return dim_zero_cat(getattr(self, name)).cpu().numpy()
 
     def answers(self) -> Answers:
         """Answers of the questions seen by this process (by all, inside `compute`)."""
-        states = (self.key, self.null, self.spans, self.scores)
-        windows = WindowScores(*(dim_zero_cat(state).cpu().numpy() for state in states))
-        return answers_of_questions(windows)
+        return answers_of_questions(WindowScores(*map(self._seen, STATES[:4])))
 
     def texts(self, answers: Answers) -> list[str]:
         """Text of every question's best span."""
@@ -142,11 +125,9 @@ class SquadMetric(Metric):
         )
         # Each window counts once and sums run in a fixed order, so that the figures are equal to
         # the last digit on any number of processes.
-        _, kept = np.unique(dim_zero_cat(self.key).cpu().numpy(), axis=0, return_index=True)
-        loss = dim_zero_cat(self.loss).cpu().double().numpy()[kept]
-        hits = dim_zero_cat(self.token_hits).cpu().double().numpy()[kept]
-        labelled = ~np.isnan(loss)
-        if labelled.any():
-            figures["loss"] = float(loss[labelled].mean())
-            figures["token_accuracy"] = float(hits[labelled].mean())
+        _, kept = np.unique(self._seen("key"), axis=0, return_index=True)
+        labelled = kept[~np.isnan(self._seen("loss")[kept])]
+        if len(labelled):
+            for figure, name in (("loss", "loss"), ("token_accuracy", "token_hits")):
+                figures[figure] = float(self._seen(name)[labelled].astype(np.float64).mean())
         return figures

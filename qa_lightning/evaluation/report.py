@@ -9,9 +9,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from qa_lightning.evaluation.calibration import Calibration, calibration
 from qa_lightning.evaluation.examples import Example, example
@@ -19,9 +20,6 @@ from qa_lightning.evaluation.markdown import shown, table
 from qa_lightning.evaluation.scored_answers import ScoredAnswers, scored_answers
 from qa_lightning.evaluation.scoring import score_answers
 from qa_lightning.evaluation.spans import Answers
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _NOTABLE = 0.05  # the lowest F1 is pointed out among groups of at least this share of the questions
 
@@ -55,40 +53,26 @@ class Group:
 
 @dataclass(frozen=True)
 class Plausible:
-    """How the unanswerable questions with plausible answers were answered.
-
-    Attributes:
-        count: How many there are.
-        answered: Share of them that the model answered at all.
-        taken: Share of them that it answered with a plausible answer, equal once normalised.
-    """
+    """How the unanswerable questions with plausible answers were answered."""
 
     count: int
-    answered: float
-    taken: float
+    answered: float  # share of them that the model answered at all
+    taken: float  # share of them answered with a plausible answer, equal once normalised
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a model fails; made by `failure_report`.
+    """Where a model fails; made by `failure_report`."""
 
-    Attributes:
-        threshold: The effective null threshold.
-        overall: All questions, then the answerable and the unanswerable ones.
-        breakdowns: Groups by what they were grouped by. `question_word`, `context_words` and
-            `windows` cover all questions, `answer_words` and `answer_position` the answerable
-            ones. Groups have a fixed order; empty ones are left out.
-        plausible: None if no unanswerable question has plausible answers.
-        calibration: Whether confidence can be trusted.
-        mistakes: The most confident wrong answers (exact match 0), most confident first.
-    """
-
-    threshold: float
-    overall: list[Group]
+    threshold: float  # the effective null threshold
+    overall: list[Group]  # all questions, then the answerable and the unanswerable ones
+    # Groups by what they were grouped by: `question_word`, `context_words` and `windows` cover all
+    # questions, `answer_words` and `answer_position` the answerable ones. Groups have a fixed
+    # order; empty ones are left out.
     breakdowns: dict[str, list[Group]]
-    plausible: Plausible | None
+    plausible: Plausible | None  # None if no unanswerable question has plausible answers
     calibration: Calibration
-    mistakes: list[Example]
+    mistakes: list[Example]  # wrong answers (exact match 0), the most confident first
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's own types; an infinite threshold is the text "inf" or "-inf"."""

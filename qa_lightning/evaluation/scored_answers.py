@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from qa_lightning.evaluation.scoring import Bools, Floats, apply_threshold, score_answers
 from qa_lightning.evaluation.spans import Answers, best_texts, candidate_probabilities
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class ScoredAnswers:
     """Labelled questions, how they were answered at a null threshold, and the official scores.
 
-    Attributes:
-        questions: Table of the questions (`qa_lightning.data.tables.QUESTIONS`), as the answers.
-        contexts: Context of each question.
-        golds: Gold answers of each, with `text` and `start`; none if it is unanswerable.
-        answerable: Whether there is a gold answer, bool `[questions]`.
-        answers: Best spans and null scores.
-        unanswered: Whether the question was answered with "no answer", bool `[questions]`.
-        predicted: Text of the answer, "" for "no answer".
-        confidence: Probability of that among all candidates, float64 `[questions]`, 0 to 1.
-        exact: Exact match, float64 `[questions]`, 0 or 1.
-        f1: F1, float64 `[questions]`, 0 to 1.
+    All have one row per question, in the order of the answers; arrays are `[questions]`.
     """
 
-    questions: pa.Table
+    questions: pa.Table  # see `qa_lightning.data.tables.QUESTIONS`
     contexts: list[str]
-    golds: list[list[dict[str, Any]]]
-    answerable: Bools
+    golds: list[list[dict[str, Any]]]  # with `text` and `start`; none if it is unanswerable
+    answerable: Bools  # whether there is a gold answer
     answers: Answers
-    unanswered: Bools
-    predicted: list[str]
-    confidence: Floats
-    exact: Floats
-    f1: Floats
+    unanswered: Bools  # whether it was answered with "no answer"
+    predicted: list[str]  # "" for "no answer"
+    confidence: Floats  # probability of the given answer among all candidates, 0 to 1
+    exact: Floats  # 0 or 1
+    f1: Floats  # 0 to 1
 
 
 def scored_answers(
@@ -48,11 +36,8 @@ def scored_answers(
 ) -> ScoredAnswers:
     """Answer and score labelled questions at a null threshold.
 
-    Args:
-        questions: Arrow table, see `qa_lightning.data.tables.QUESTIONS`.
-        contexts: Arrow table, see `qa_lightning.data.tables.CONTEXTS`.
-        answers: Answers of all these questions or of some.
-        threshold: The null threshold.
+    The tables have the schemas QUESTIONS and CONTEXTS of `qa_lightning.data.tables`; the answers
+    are those of all these questions or of some.
     """
     asked = questions.take(answers.question)
     texts = contexts.column("text").take(asked.column("context")).to_pylist()

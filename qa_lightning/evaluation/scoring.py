@@ -32,19 +32,8 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def exact_match(gold: str, predicted: str) -> int:
-    """1 if the two texts are equal once normalised, else 0."""
-    return int(normalize_answer(gold) == normalize_answer(predicted))
-
-
-def f1(gold: str, predicted: str) -> float:
-    """F1 of the normalised words, 0 to 1; a text without words matches only another without."""
-    return _word_f1(*(Counter(normalize_answer(text).split()) for text in (gold, predicted)))
-
-
 def _word_f1(gold: Counter[str], predicted: Counter[str]) -> float:
-    if not gold or not predicted:
-        return float(gold == predicted)
+    """F1 of words, 0 to 1; a text without words matches no other."""
     shared = (gold & predicted).total()
     if not shared:
         return 0.0
@@ -259,18 +248,11 @@ def score_questions(
     threshold: float,
     tuned_threshold: float | None = None,
 ) -> dict[str, float]:
-    """The figures that are reported of a model.
+    """The figures that are reported of a model, whose best spans have these texts ("" for none).
 
     Those of `evaluate` at the effective null threshold; `zero_exact` and `zero_f1` at threshold 0,
     `tuned_exact` and `tuned_f1` at the one tuned on held-out questions, if there is one; and
     `no_answer_rate`, the percentage of questions whose null odds exceed the effective threshold.
-
-    Args:
-        golds: Gold answers of each question, none if it is unanswerable.
-        texts: Text of each question's best span, "" if it has none.
-        null_odds: Null score minus best span score, `[questions]`.
-        threshold: The effective null threshold.
-        tuned_threshold: The tuned one.
     """
     also_at = {"zero": 0.0} | ({} if tuned_threshold is None else {"tuned": tuned_threshold})
     figures = evaluate(golds, texts, null_odds=null_odds, threshold=threshold, also_at=also_at)

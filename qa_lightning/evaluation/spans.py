@@ -112,36 +112,22 @@ def spans_of_windows(
 
 @dataclass(frozen=True)
 class WindowScores:
-    """Null scores and best spans of evaluated windows: arrays with one row per window.
+    """Null scores and best spans of evaluated windows: arrays with one row per window."""
 
-    Attributes:
-        key: Question row and window index, int64 `[windows, 2]`.
-        null: Null score, float32 `[windows]`.
-        spans: Characters of the best spans, int32 `[windows, n, 2]`; `NO_SPAN` where there is none.
-        scores: Their scores, float32 `[windows, n]`, best first; -inf where there is none.
-    """
-
-    key: np.ndarray
-    null: np.ndarray
-    spans: np.ndarray
-    scores: np.ndarray
+    key: np.ndarray  # question row and window index, int64 `[windows, 2]`
+    null: np.ndarray  # null score, float32 `[windows]`
+    spans: np.ndarray  # characters of the best ones, int32 `[windows, n, 2]`; `NO_SPAN` for none
+    scores: np.ndarray  # theirs, float32 `[windows, n]`, best first; -inf where there is no span
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Best spans and null scores of questions: arrays with one row per question, in data order.
+    """Best spans and null scores of questions: arrays with one row per question, in data order."""
 
-    Attributes:
-        question: Question row, int64 `[questions]`.
-        null: Lowest null score over the question's windows, float32 `[questions]`.
-        spans: Characters of its best different spans, int32 `[questions, n, 2]`, as `WindowScores`.
-        scores: Their scores, float32 `[questions, n]`.
-    """
-
-    question: np.ndarray
-    null: np.ndarray
-    spans: np.ndarray
-    scores: np.ndarray
+    question: np.ndarray  # question row, int64 `[questions]`
+    null: np.ndarray  # lowest null score over the question's windows, float32 `[questions]`
+    spans: np.ndarray  # its best different spans, int32 `[questions, n, 2]`, as in `WindowScores`
+    scores: np.ndarray  # theirs, float32 `[questions, n]`
 
     @property
     def null_odds(self) -> np.ndarray:
@@ -225,21 +211,13 @@ def best_texts(
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the possible answers to a question.
+    """One of the possible answers to a question."""
 
-    Attributes:
-        text: The text; "" for "no answer".
-        start: Its first character in the context; None for "no answer".
-        end: One past its last character; None for "no answer".
-        score: Sum of start and end logit.
-        probability: Softmax over the candidates of the question.
-    """
-
-    text: str
-    start: int | None
-    end: int | None
-    score: float
-    probability: float
+    text: str  # "" for "no answer"
+    start: int | None  # its first character in the context; None for "no answer"
+    end: int | None  # one past its last character; None for "no answer"
+    score: float  # sum of start and end logit
+    probability: float  # softmax over the candidates of the question
 
 
 def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[Candidate]]:

@@ -64,7 +64,7 @@ def read_labelled(file: Path, settings: InferenceSettings) -> LabelledQuestions:
     tables = read_squad(file)
     require_labels(tables.questions, f"--data {file}")
     windows = make_windows(tables, settings.tokenizer, settings.windows)
-    return LabelledQuestions(file, windows, tables.report.dropped_questions)
+    return LabelledQuestions(file, windows, len(tables.report.dropped))
 
 
 def score(logits: Logits, settings: InferenceSettings, windows: Windows) -> EvaluationResult:
