@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 TOKENIZER = "distilbert-base-uncased"
 """That of the encoder that `fit` starts from by default."""
 
-NO_TOKENIZER = "none"
 SHOWN = 20
 """Problems, and questions of a finding, that the text shows; JSON has all."""
 
@@ -52,7 +51,7 @@ def run(arguments: list[str]) -> int:
 
     downloads = default_cache_dir() / "downloads"
     sources = [resolve_source(file, "train", downloads) for file in options.files]
-    tokenizer, why_none = _tokenizer(options.tokenizer, settings)
+    tokenizer, counted = _tokenizer(options.tokenizer, settings)
     check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
     _log("")
     if options.json:
@@ -61,10 +60,6 @@ def run(arguments: list[str]) -> int:
         about |= {name: options[name] for name in sizes}
         print(json.dumps(_record(check) | about, indent=1))
     else:
-        counted = why_none or (
-            f"windows of {settings.window} tokens, overlap {settings.overlap}; tokenizer "
-            f"{options.tokenizer or TOKENIZER}"
-        )
         text = "\n".join(_text(check, counted))
         # Ids and file names may hold what the terminal cannot show.
         encoding = sys.stdout.encoding or "utf-8"
@@ -89,7 +84,7 @@ def _parser() -> CommandParser:
         "--tokenizer",
         metavar="NAME",
         help="what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
-        f"'{NO_TOKENIZER}' counts none; by default {TOKENIZER}, if it can be had",
+        f"'none' counts none; by default {TOKENIZER}, if it can be had",
     )
     for option, kind, default, what in (
         ("data.window", int, WindowSettings.window, "tokens of a window at most"),
@@ -107,13 +102,14 @@ def _parser() -> CommandParser:
 def _tokenizer(
     asked: str | None, settings: WindowSettings
 ) -> tuple[PreTrainedTokenizerFast | None, str]:
-    """The tokenizer, or None and why there is none."""
-    if asked == NO_TOKENIZER:
-        return None, f"not counted (--tokenizer {NO_TOKENIZER})"
+    """The tokenizer and how it counts, or None and why there is none."""
+    if asked == "none":
+        return None, "not counted (--tokenizer none)"
     from qa_lightning.model.tokenizer import load_tokenizer
 
+    name, size = asked or TOKENIZER, settings.window
     try:
-        tokenizer = load_tokenizer(asked or TOKENIZER)
+        tokenizer = load_tokenizer(name)
     except UserError as error:
         if asked:
             raise UserError(f"--tokenizer {asked}: {error}") from error
@@ -121,13 +117,12 @@ def _tokenizer(
             f"not counted: {TOKENIZER} is neither in the local cache nor to be had from the hub. "
             "Give a tokenizer's folder with --tokenizer"
         )
-    if settings.window > tokenizer.model_max_length:
+    if size > (positions := tokenizer.model_max_length):
         raise UserError(
-            f"--window is {settings.window}, but the model of {asked or TOKENIZER} has "
-            f"{tokenizer.model_max_length} positions; set --window {tokenizer.model_max_length} "
-            "or less"
+            f"--window is {size}, but the model of {name} has {positions} positions; set --window "
+            f"{positions} or less"
         )
-    return tokenizer, ""
+    return tokenizer, f"windows of {size} tokens, overlap {settings.overlap}; tokenizer {name}"
 
 
 def _log(doing: str) -> None:
@@ -141,8 +136,8 @@ def _record(check: Check) -> dict[str, Any]:
     files = []
     for file in check.files:
         fields = asdict(file)
-        report = fields.pop("report") and file.report
-        fields["counts"] = report and {name: getattr(report, name) for name in COUNTS}
+        counted = fields.pop("report") and {name: getattr(file.report, name) for name in COUNTS}
+        fields["counts"] = counted
         files.append({"verdict": _verdict_on(file), "refused": bool(file.problems), **fields})
     return {
         "verdict": _verdict(check),
@@ -150,9 +145,6 @@ def _record(check: Check) -> dict[str, Any]:
         "files": files,
         "overlaps": [asdict(overlap) for overlap in check.overlaps],
     }
-
-
-# --- as text -----------------------------------------------------------------------------------
 
 
 def _text(check: Check, counted: str) -> Iterator[str]:
@@ -168,7 +160,7 @@ def _text(check: Check, counted: str) -> Iterator[str]:
         if file.problems:
             yield from ("", "  refused, because:")
         for problem in file.problems[:SHOWN]:
-            yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ", "    ")
+            yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ")
         if len(file.problems) > SHOWN:
             yield f"  - and {len(file.problems) - SHOWN:,} more (--json)"
         yield from ("", f"  verdict: {_verdict_on(file)}", "")
@@ -209,7 +201,7 @@ def _tokens(tokens: Tokens | None, counted: str) -> Iterator[str]:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield from _wrapped(f"- {finding.message}", "  ", "    ")
+    yield from _wrapped(f"- {finding.message}", "  ")
     shown = finding.ids[:SHOWN]
     for group in shown:
         if isinstance(group, tuple):
@@ -227,8 +219,9 @@ def _id(identity: str) -> str:
     return shown if plain else json.dumps(shown)
 
 
-def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
-    hanging = indent if hanging is None else hanging
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Lines of a paragraph or of an item of a list, with whole words."""
+    hanging = f"{indent}  " if text.startswith("- ") else indent
     whole: Any = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=hanging, **whole)
 
@@ -249,12 +242,11 @@ def _verdict(check: Check) -> str:
         verdict = f"{check.files[0].name} can be trained on"
     else:
         verdict = f"all {len(check.files)} files can be trained on"
-    for overlap in check.overlaps:
-        for finding in overlap.findings:
-            if finding.kind == "shared_questions":
-                one, other = overlap.files
-                verdict += (
-                    f"; {'and' if refused else 'but'} {len(finding.ids):,} questions stand in both "
-                    f"{one} and {other}: do not train on one of them and score on the other"
-                )
+    both = [(one, each) for one in check.overlaps for each in one.findings]
+    for overlap, finding in both:
+        if finding.kind == "shared_questions":
+            verdict += (
+                f"; {'and' if refused else 'but'} {len(finding.ids):,} questions stand in both "
+                f"{' and '.join(overlap.files)}: do not train on one of them and score on the other"
+            )
     return verdict

@@ -21,17 +21,14 @@ examples:
 def run(arguments: list[str]) -> int:
     """Print the figures as JSON; returns the exit status."""
     options = _parser().parse_args(arguments)
-    odds = options.na_prob_file and Path(options.na_prob_file)
-    data, predictions = Path(options.data), Path(options.predictions)
-    print(json.dumps(_score(data, predictions, odds, options.na_prob_thresh), indent=2))
+    files = (options.data, options.predictions, options.na_prob_file)
+    print(json.dumps(_score(*files, options.na_prob_thresh), indent=2))
     return 0
 
 
 def _parser() -> CommandParser:
-    description = (
-        "Print the official SQuAD 2.0 figures of a predictions file. Every file may be gzipped."
-    )
-    parser = CommandParser("score", description, EXAMPLES)
+    what = "Print the official SQuAD 2.0 figures of a predictions file. Every file may be gzipped."
+    parser = CommandParser("score", what, EXAMPLES)
     parser.add_argument("data", metavar="DATA", help="labelled questions in SQuAD format")
     what = "JSON object: question id to text"
     parser.add_argument("predictions", metavar="PREDICTIONS", help=what)
@@ -42,7 +39,7 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _score(data: Path, predicted: Path, odds: Path | None, threshold: float) -> dict[str, float]:
+def _score(data: str, predicted: str, odds: str | None, threshold: float) -> dict[str, float]:
     """Score the questions of a file that have a prediction."""
     from qa_lightning.evaluation.scoring import evaluate
 
@@ -61,25 +58,19 @@ def _score(data: Path, predicted: Path, odds: Path | None, threshold: float) -> 
     null_odds = None
     if odds is not None:
         by_id = _by_id(odds, (int, float), "a number")
-        for key in scored:
-            if key not in by_id:
-                raise UserError(f"{odds} has no value for question {key}")
+        if without := [key for key in scored if key not in by_id]:
+            raise UserError(f"{odds} has no value for question {without[0]}")
         # The official evaluator sweeps equal odds in the order of this file, not of the data.
-        wanted = set(scored)
-        scored = [key for key in by_id if key in wanted]
+        scored = [key for key in by_id if key in golds and key in predictions]
         null_odds = [by_id[key] for key in scored]
-    return evaluate(
-        [golds[key] for key in scored],
-        [predictions[key] for key in scored],
-        null_odds=null_odds,
-        threshold=threshold,
-    )
+    texts = [predictions[key] for key in scored]
+    return evaluate([golds[key] for key in scored], texts, null_odds=null_odds, threshold=threshold)
 
 
-def _golds(path: Path) -> dict[str, list[str]]:
+def _golds(path: str) -> dict[str, list[str]]:
     """Gold answers by question id, in the order of a SQuAD-format file."""
     golds: dict[str, list[str]] = {}
-    for raw in iter_questions(path, str(path), ErrorCollector(), contexts=False):
+    for raw in iter_questions(Path(path), path, ErrorCollector(), contexts=False):
         identity = field(raw.record, "id", str, raw.location)
         location = f"{path}: question {identity}"
         if "answers" not in raw.record:
@@ -91,9 +82,9 @@ def _golds(path: Path) -> dict[str, list[str]]:
     return golds
 
 
-def _by_id(path: Path, kind: type | tuple[type, ...], what: str) -> dict[str, Any]:
+def _by_id(path: str, kind: type | tuple[type, ...], what: str) -> dict[str, Any]:
     """A JSON object from question id to values of one kind; NaN is no value."""
-    values = read_json(path, str(path))
+    values = read_json(Path(path), path)
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a JSON object from question id to {what}")
     for key, value in values.items():

@@ -64,12 +64,9 @@ def check_files(
 ) -> Check:
     """Read files as training does, and report what is in them.
 
-    Args:
-        sources: The files.
-        tokenizer: Counts the tokens; None leaves out all that needs them.
-        settings: How windows would be made.
-        max_answer_tokens: Longest answer that a model would give.
-        log: Called with what is being done.
+    Without a tokenizer, all that needs tokens is left out. `settings` say how windows would be
+    made, and `max_answer_tokens` is the longest answer that a model would give. `log` is called
+    with what is being done.
     """
     files, contents = [], []
     for source in sources:

@@ -124,20 +124,19 @@ def _no_answer(url: str) -> requests.RequestException | None:
     """
     import requests
 
-    failure: list[requests.RequestException | None]
-    failure = [requests.Timeout(f"no answer within {ANSWER_WITHIN:g} seconds")]
+    failures = [requests.RequestException(f"no answer within {ANSWER_WITHIN:g} seconds")]
 
     def ask() -> None:
         try:
             requests.head(url, timeout=ANSWER_WITHIN)
-            failure[0] = None
+            failures.clear()
         except requests.RequestException as error:
-            failure[0] = error
+            failures[0] = error
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ANSWER_WITHIN)
-    return failure[0]
+    return failures[0] if failures else None
 
 
 def _refuse(response: requests.Response, **_: Any) -> None:

@@ -12,8 +12,8 @@ from torch.utils.data import Sampler
 
 from qa_lightning.data.batches import PAD_TO_MULTIPLE, round_up
 
-# Batches' worth of randomly drawn windows that are sorted by length together. More would pad less,
-# but would make neighbours in length ever less random.
+# Batches whose randomly drawn windows are sorted by length together. More would pad less, but would
+# make neighbours in length ever less random.
 GROUPED_AT_ONCE = 64
 # Rows that randomly drawn windows are assigned to together: enough to fill them evenly.
 ASSIGNED_AT_ONCE = 64
@@ -52,8 +52,8 @@ class WindowSampler(Sampler[np.ndarray]):
                 no grouping. "packed": batches of as many tokens as fill a row (`row_tokens`).
                 "sorted": by falling length, the same in every epoch, for evaluation.
             seed: Fixes the random orders, together with the epoch.
-            rank: This process.
-            world_size: How many processes share the windows.
+            rank: Number of this process among the `world_size` that share the windows.
+            world_size: How many these are.
         """
         self.lengths = lengths
         self.batch_size = batch_size

@@ -43,13 +43,10 @@ class RawQuestion(NamedTuple):
 def iter_questions(
     path: Path, name: str, errors: ErrorCollector, *, contexts: bool = True
 ) -> Iterator[RawQuestion]:
-    """The questions of a SQuAD-format file, in its order.
+    """The questions of a SQuAD-format file, in its order; messages call the file `name`.
 
-    Args:
-        path: See `read_json`.
-        name: What messages call the file.
-        errors: Takes what is wrong with an article or a paragraph.
-        contexts: Whether there must be contexts; they are "" for who needs none, such as scoring.
+    `errors` takes what is wrong with an article or a paragraph. Contexts must be there, unless
+    `contexts` is false, as for scoring: then they are "".
     """
     content = read_json(path, name)
     if type(content) is not dict or type(content.get("data")) is not list:
@@ -79,20 +76,17 @@ def read_json(path: Path, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_one_data)
     except json.JSONDecodeError as error:
+        problem = f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         if not text.strip():
-            raise UserError(f"{name}: the file is empty") from None
-        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
-            raise UserError(
-                f"{name}: the file is cut off: it ends in the middle of its JSON, at line "
-                f"{error.lineno}. Fetch it again."
-            ) from None
-        raise UserError(
-            f"{name}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
+            problem = "the file is empty"
+        elif error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            problem = "the file is cut off: it ends in the middle of its JSON, at line "
+            problem += f"{error.lineno}. Fetch it again."
     except RecursionError:
-        raise UserError(f"{name}: not valid JSON: nested too deeply") from None
+        problem = "not valid JSON: nested too deeply"
     except ValueError as error:  # "data" twice, or a number of thousands of digits
-        raise UserError(f"{name}: not valid JSON: {error}") from None
+        problem = f"not valid JSON: {error}"
+    raise UserError(f"{name}: {problem}")
 
 
 def _read_text(path: Path, name: str) -> str:
@@ -110,13 +104,12 @@ def _read_text(path: Path, name: str) -> str:
                     )
         return content.decode("utf-8-sig")  # some editors put a byte order mark in front
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"{name}: a damaged or truncated gzip file ({error}). Fetch it again."
-        ) from error
+        problem = f"a damaged or truncated gzip file ({error}). Fetch it again."
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 text ({error.reason})") from error
+        problem = f"not UTF-8 text ({error.reason})"
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read ({error})") from error
+        problem = f"cannot be read ({error})"
+    raise UserError(f"{name}: {problem}")
 
 
 def _one_data(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,5 +166,5 @@ def shown(value: Any) -> str:
     """A value for a message, in JSON's words and kept short."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    text = json.dumps(value) if isinstance(value, str) else json.dumps(value, default=repr)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}..."

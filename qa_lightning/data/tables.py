@@ -13,31 +13,25 @@ from qa_lightning.errors import UserError
 
 # One row per paragraph that has questions (in a hub dataset: per distinct context string).
 CONTEXTS = pa.schema(
-    [
-        ("article", pa.int32()),  # number of its article, counted from 0 in the order of the file
-        ("title", pa.string()),  # "" where the file gives none
-        ("text", pa.string()),
-    ]
+    {
+        "article": pa.int32(),  # number of its article, counted from 0 in the order of the file
+        "title": pa.string(),  # "" where the file gives none
+        "text": pa.string(),
+    }
 )
-ANSWERS = pa.list_(
-    pa.struct(
-        [
-            ("text", pa.string()),
-            ("start", pa.int32()),  # in characters (code points, as Python counts) of the context
-        ]
-    )
-)
+# Starts are in characters (code points, as Python counts) of the context.
+ANSWERS = pa.list_(pa.struct({"text": pa.string(), "start": pa.int32()}))
 # One row per question, in the order of the file. It is answerable if it has answers, unanswerable
 # if it is labelled and has none; without a label it can only be predicted on.
 QUESTIONS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("context", pa.int32()),  # row in CONTEXTS
-        ("text", pa.string()),
-        ("labelled", pa.bool_()),
-        ("answers", ANSWERS),
-        ("plausible_answers", ANSWERS),
-    ]
+    {
+        "id": pa.string(),
+        "context": pa.int32(),  # row in CONTEXTS
+        "text": pa.string(),
+        "labelled": pa.bool_(),
+        "answers": ANSWERS,
+        "plausible_answers": ANSWERS,
+    }
 )
 
 Row = tuple[Any, ...]
@@ -98,24 +92,19 @@ def tables_from_rows(
     contexts: Sequence[Row], questions: Sequence[Row], **corrected: Any
 ) -> SquadTables:
     """Tables with these rows; `corrected` are the last four fields of their report."""
-    context_table = _table(contexts, CONTEXTS)
-    question_table = _table(questions, QUESTIONS)
-    report = ReadReport(**counts(context_table, question_table), **corrected)
-    return SquadTables(context_table, question_table, report)
+    tables = _table(contexts, CONTEXTS), _table(questions, QUESTIONS)
+    return SquadTables(*tables, ReadReport(**counts(*tables), **corrected))
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.table(arrays, schema=schema)
+    columns = zip(zip(*rows, strict=True), schema.types, strict=True)
+    return pa.table([pa.array(*column) for column in columns], schema=schema)
 
 
 def tables_from_texts(questions: Sequence[str], contexts: Sequence[str]) -> SquadTables:
-    """Tables of questions to be answered; equal contexts are one row.
+    """Tables of questions to be answered, at least one, with the context of each.
 
-    Args:
-        questions: The questions, at least one; their ids are "0", "1", ...
-        contexts: Context of each of them.
+    Their ids are "0", "1", ...; equal contexts are one row.
     """
     rows = {context: row for row, context in enumerate(dict.fromkeys(contexts))}
     asked = enumerate(zip(questions, contexts, strict=True))

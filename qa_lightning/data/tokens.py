@@ -38,7 +38,7 @@ def tokenise_contexts(
 
     The names are context_ids, char_starts, char_ends and word_starts.
     """
-    ids, starts, ends, words, lengths = [], [], [], [], []
+    columns, lengths = [], []
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         batch = texts[at : at + TOKENISE_AT_ONCE]
         encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
@@ -48,15 +48,14 @@ def tokenise_contexts(
         begins = np.ones(len(word), np.uint8)
         begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
         begins[(np.cumsum(length) - length)[length > 0]] = 1
-        ids.append(_flat(encoding.ids for encoding in encodings))
-        starts.append(offsets[::2])
-        ends.append(offsets[1::2])
-        words.append(begins)
+        ids = _flat(encoding.ids for encoding in encodings)
+        columns.append((ids, offsets[::2], offsets[1::2], begins))
         lengths.append(length)
         progress(len(batch))
     bounds = _bounds(lengths)
-    parts = {"context_ids": ids, "char_starts": starts, "char_ends": ends, "word_starts": words}
-    return {name: Ragged(np.concatenate(values), bounds) for name, values in parts.items()}
+    whole = [Ragged(np.concatenate(parts), bounds) for parts in zip(*columns, strict=True)]
+    names = ("context_ids", "char_starts", "char_ends", "word_starts")
+    return dict(zip(names, whole, strict=True))
 
 
 def tokenise_questions(

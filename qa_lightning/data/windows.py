@@ -11,13 +11,15 @@ windows of a question share ``overlap`` context tokens (fast tokenizers call thi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qa_lightning.data.tables import SquadTables
 from qa_lightning.data.tokens import (
     Progress,
     Ragged,
@@ -29,8 +31,6 @@ from qa_lightning.data.window_settings import SPECIAL_TOKENS, WindowSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from qa_lightning.data.tables import SquadTables
 
 NO_ANSWER_HERE = 0
 """Label of a window that does not hold the whole answer: the position of [CLS]."""
@@ -74,12 +74,12 @@ class Windows:
     special: Special
     settings: WindowSettings  # what they were made with
     untokenizable_answers: int = 0  # answers without a token (white space, control characters)
-    lengths: np.ndarray = field(init=False)  # tokens of every window, special ones included
 
-    def __post_init__(self) -> None:
-        """Work out the lengths, which grouping and padding need again and again."""
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every window, special ones included, int32 `[windows]`."""
         lengths = self.context_length + self.question_ids.lengths[self.question] + SPECIAL_TOKENS
-        object.__setattr__(self, "lengths", lengths.astype(np.int32))
+        return lengths.astype(np.int32)
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -94,16 +94,9 @@ def make_windows(
 ) -> Windows:
     """Tokenise every text once and split the contexts into windows.
 
-    Args:
-        tables: Contexts and questions.
-        tokenizer: A fast tokenizer; it is left without truncation and padding.
-        settings: Sizes and layout of the windows.
-        progress: Told how many texts were tokenised.
-
-    Returns:
-        The windows, ordered by question, then by window index.
+    The windows are ordered by question, then by window index. The tokenizer is left without
+    truncation and padding: it would keep those of its last call, or of its file.
     """
-    # A fast tokenizer keeps the truncation and padding of its last call, or of its file.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     texts, questions = tables.contexts["text"].to_pylist(), tables.questions["text"].to_pylist()
@@ -117,9 +110,13 @@ def make_windows(
     question_length = question_ids.lengths[targets.question]
     capacity = settings.window - SPECIAL_TOKENS - question_length
     target, start, length = _split(tokens["context_ids"].lengths[context], capacity, settings)
-    inside = (first <= last)[target] & (first[target] >= start) & (last[target] < start + length)
+    tokenless = first > last
+    inside = ~tokenless[target] & (first[target] >= start) & (last[target] < start + length)
     lead = 1 if settings.context_first else 2 + question_length[target]
-    outside = _label_outside(targets, first > last, settings)[target]
+    ignored = ~targets.labelled | (targets.has_answer & tokenless)
+    if settings.first_window_only:  # where the answer stands is known, but it was cut away
+        ignored |= targets.has_answer
+    outside = np.where(ignored, IGNORED, NO_ANSWER_HERE)[target]
     question = targets.question[target]
     # Targets of one question (one for each of its answers) are numbered on, so that a question and
     # an index name one window.
@@ -138,7 +135,7 @@ def make_windows(
         label_end=np.where(inside, last[target] - start + lead, outside).astype(np.int32),
         special=Special.of(tokenizer),
         settings=settings,
-        untokenizable_answers=int((targets.has_answer & (first > last)).sum()),
+        untokenizable_answers=int((targets.has_answer & tokenless).sum()),
     )
 
 
@@ -152,12 +149,8 @@ class Targets:
     question: np.ndarray  # row in the questions
     first_char: np.ndarray  # of the answer in its context; -1 without an answer
     end_char: np.ndarray  # one past its last character
+    has_answer: np.ndarray
     labelled: np.ndarray
-
-    @property
-    def has_answer(self) -> np.ndarray:
-        """Whether it is one, bool `[targets]`."""
-        return self.first_char >= 0
 
 
 def answer_targets(questions: pa.Table, every_answer: bool) -> Targets:
@@ -178,7 +171,7 @@ def answer_targets(questions: pa.Table, every_answer: bool) -> Targets:
     first_char[has_answer] = starts[answer]
     end_char[has_answer] = starts[answer] + lengths[answer]
     labelled = questions["labelled"].to_numpy()[question]
-    return Targets(question, first_char, end_char, labelled)
+    return Targets(question, first_char, end_char, has_answer, labelled)
 
 
 def _split(
@@ -198,11 +191,3 @@ def _split(
     order = np.arange(len(target)) - np.repeat(np.cumsum(count) - count, count)
     start = order * step[target]
     return target, start, np.minimum(capacity[target], context_length[target] - start)
-
-
-def _label_outside(targets: Targets, tokenless: np.ndarray, settings: WindowSettings) -> np.ndarray:
-    """Label of the windows that do not hold a target's whole answer, `[targets]`."""
-    ignored = ~targets.labelled | (targets.has_answer & tokenless)
-    if settings.first_window_only:  # where the answer stands is known, but it was cut away
-        ignored |= targets.has_answer
-    return np.where(ignored, IGNORED, NO_ANSWER_HERE)

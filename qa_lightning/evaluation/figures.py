@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,19 +113,16 @@ def calibration_figure(measured: Calibration) -> Figure:
     the share of the questions in each bin.
     """
     figure, above, below = _figure(6.4, 4.8, [3, 1], layout="constrained")
-    total = sum(each.count for each in measured.bins)
-    above.set_title(f"Calibration: ECE {measured.ece:.1f} points, {total:,} answers")
-    left = [each.low for each in measured.bins]
-    right = [each.right for each in measured.bins]
-    width = 100 / BINS
-    above.bar(left, right, width, align="edge", edgecolor="white", color="#9ecae1")
+    left, _, counts, confidence, right = zip(*map(astuple, measured.bins), strict=True)
+    whole_bin: Any = {"width": 100 / BINS, "align": "edge", "edgecolor": "white"}
+    above.bar(left, right, color="#9ecae1", **whole_bin)
     above.plot([0, 100], [0, 100], "--", color="black", label="perfect calibration")
-    confidence = [each.confidence for each in measured.bins]
     above.plot(confidence, right, "o-", color=_ORANGE, label="measured")
     above.set(xlim=(0, 100), ylim=(0, 105), ylabel="right (EM, %)", yticks=range(0, 101, 20))
     above.legend(loc="upper left")
-    shares = [100 * each.count / total for each in measured.bins]
-    bars = below.bar(left, shares, width, align="edge", edgecolor="white", color=_GREY)
+    above.set_title(f"Calibration: ECE {measured.ece:.1f} points, {sum(counts):,} answers")
+    shares = [100 * count / sum(counts) for count in counts]
+    bars = below.bar(left, shares, color=_GREY, **whole_bin)
     names = [f"{share:.0f}" if share >= 1 else "<1" for share in shares]
     below.bar_label(bars, names, fontsize=8)
     below.set(ylim=(0, 1.3 * max(shares)), ylabel="answers (%)")

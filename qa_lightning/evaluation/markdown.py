@@ -54,22 +54,22 @@ def _head(text: str, width: int) -> str:
     """The whole words that fit into the first characters, and "…" if anything is left out."""
     if len(text) <= width:
         return text
-    end = text.rfind(" ", 0, width + 1)
-    if end >= 0:
-        return text[:end] + " …"
-    end = next((at for at in range(width, 0, -1) if not _is_mark(text[at])), 0)
-    return text[:end] + "…"
+    if (space := text.rfind(" ", 0, width + 1)) >= 0:
+        return text[:space] + " …"
+    while width and _is_mark(text[width]):
+        width -= 1
+    return text[:width] + "…"
 
 
 def _tail(text: str, width: int) -> str:
     """The whole words that fit into the last characters, and "…" if anything is left out."""
     if len(text) <= width:
         return text
-    begin = text.find(" ", len(text) - width - 1) + 1
-    if begin:
-        return "… " + text[begin:]
-    places = range(len(text) - width, len(text))
-    begin = next((at for at in places if not _is_mark(text[at])), len(text))
+    begin = len(text) - width
+    if (space := text.find(" ", begin - 1)) >= 0:
+        return "…" + text[space:]
+    while begin < len(text) and _is_mark(text[begin]):
+        begin += 1
     return "…" + text[begin:]
 
 

@@ -24,7 +24,7 @@ from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
-from qa_lightning.data.window_cache import FORMAT, is_complete, open_windows, save_windows
+from qa_lightning.data.window_cache import FORMAT, open_windows, save_windows
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows, make_windows
 from qa_lightning.errors import UserError, require_valid
@@ -164,7 +164,7 @@ class SquadDataModule(LightningDataModule):
             if split in self._windows:  # by an earlier stage
                 continue
             folder = self._folder(split)
-            if is_complete(folder):
+            if folder.exists():  # it appears when it is complete
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
                 self._prepare(split, folder, tables)
