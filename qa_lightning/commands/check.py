@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import PositiveInt
 
 from qa_lightning.commands.parser import CommandParser
-from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.errors import UserError
+from qa_lightning.model.defaults import MAX_ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from qa_lightning.data.checks import Check, FileCheck
     from qa_lightning.data.findings import Finding
-    from qa_lightning.data.tables import ReadReport
-    from qa_lightning.data.token_checks import Tokens
 
 TOKENIZER = "distilbert-base-uncased"
 """That of the encoder that `fit` starts from by default."""
@@ -74,18 +73,11 @@ def _parser() -> CommandParser:
         "mistakes, and what stands in more than one of them.",
         EXAMPLES,
     )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="SQuAD-format .json or .json.gz files, or what else fit takes as --data.train",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME",
-        help="what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
-        f"'none' counts none; by default {TOKENIZER}, if it can be had",
-    )
+    what = "SQuAD-format .json or .json.gz files, or what else fit takes as --data.train"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=what)
+    what = "what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
+    what += f"'none' counts none; by default {TOKENIZER}, if it can be had"
+    parser.add_argument("--tokenizer", metavar="NAME", help=what)
     for option, kind, default, what in (
         ("data.window", int, WindowSettings.window, "tokens of a window at most"),
         ("data.overlap", int, WindowSettings.overlap, "context tokens that windows share"),
@@ -150,9 +142,7 @@ def _record(check: Check) -> dict[str, Any]:
 def _text(check: Check, counted: str) -> Iterator[str]:
     for file in check.files:
         yield file.name
-        if file.report:
-            yield from _counts(file.report)
-            yield from _tokens(file.tokens, counted)
+        yield from _sizes(file, counted)
         if file.findings:
             yield ""
         for finding in file.findings:
@@ -174,7 +164,10 @@ def _text(check: Check, counted: str) -> Iterator[str]:
     yield from _wrapped(_verdict(check), "")
 
 
-def _counts(report: ReadReport) -> Iterator[str]:
+def _sizes(file: FileCheck, counted: str) -> Iterator[str]:
+    report, tokens = file.report, file.tokens
+    if report is None:
+        return
     shares = ", ".join(
         f"{count:,} {kind} ({100 * count / report.questions:.1f} %)"
         for kind in KINDS
@@ -185,10 +178,7 @@ def _counts(report: ReadReport) -> Iterator[str]:
     yield f"  {report.questions:>9,} questions: {shares}"
     yield f"  {report.answers:>9,} answers"
     yield ""
-
-
-def _tokens(tokens: Tokens | None, counted: str) -> Iterator[str]:
-    if not tokens:
+    if tokens is None:
         yield from _wrapped(f"tokens: {counted}", "  ")
         return
     yield "  tokens       median   95 % have at most   longest"

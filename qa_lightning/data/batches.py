@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -60,36 +61,24 @@ class Batch(NamedTuple):
     packing: Packing | None = None  # None when padding is computed too
 
 
+@dataclass(eq=False, repr=False)
 class WindowDataset(Dataset[Batch]):
     """Hands out whole batches: the item of a list of window rows is their `Batch`.
 
     Meant for `DataLoader(dataset, sampler=WindowSampler(...), batch_size=None)`: putting a batch
     together from arrays at once is far quicker than collating windows one by one.
-
-    Args:
-        windows: All windows.
-        with_offsets: Give characters and word starts too, which decoding needs.
-        padding: Pad to the longest window of the batch ("batch") or to the longest that a window
-            may be ("window").
-        row_tokens: Pack the windows of a batch into one row of so many positions, or of the next
-            multiple of `PAD_TO_MULTIPLE` that has room for them; None does not pack.
     """
 
-    def __init__(
-        self,
-        windows: Windows,
-        *,
-        with_offsets: bool,
-        padding: Literal["batch", "window"] = "batch",
-        row_tokens: int | None = None,
-    ) -> None:
-        self.windows = windows
-        self.with_offsets = with_offsets
-        self.padding = padding
-        self.row_tokens = row_tokens
+    windows: Windows
+    _: KW_ONLY
+    with_offsets: bool  # give characters and word starts too, which decoding needs
+    # Pad to the longest window of the batch, or to the longest that a window may be.
+    padding: Literal["batch", "window"] = "batch"
+    # Pack the windows of a batch into one row of so many positions, or of the next multiple of
+    # `PAD_TO_MULTIPLE` that has room for them; None does not pack.
+    row_tokens: int | None = None
 
     def __len__(self) -> int:
-        """Number of windows."""
         return len(self.windows)
 
     def __getitem__(self, rows: np.ndarray | list[int]) -> Batch:
@@ -105,10 +94,9 @@ class WindowDataset(Dataset[Batch]):
         width = windows.settings.window
         if self.padding == "batch":
             width = min(round_up(length.max(), PAD_TO_MULTIPLE), width)
-        packing = None
+        packing = mask = None
         if self.row_tokens is not None:
             packing = _pack(length, width, windows.settings.window, self.row_tokens)
-        mask = None
         if packing is not None or (length != width).any():
             mask = torch.from_numpy(np.arange(width) < length[:, None])
         input_ids, to_context, from_context = self._token_ids(rows, length, width)

@@ -19,7 +19,7 @@ from qa_lightning.data.squad import MAX_SHIFT, read_squad
 from qa_lightning.data.squad_json import ErrorCollector
 from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
 from qa_lightning.data.token_checks import Tokens, check_tokens
-from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import make_windows
 from qa_lightning.errors import UserError
 
@@ -59,7 +59,7 @@ def check_files(
     sources: Sequence[Source],
     tokenizer: PreTrainedTokenizerFast | None,
     settings: WindowSettings,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    max_answer_tokens: int,
     log: Callable[[str], object] = lambda doing: None,
 ) -> Check:
     """Read files as training does, and report what is in them.

@@ -64,14 +64,9 @@ def sha256_of(path: Path) -> str:
 def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
     """Download `url` into `folder`, unless it is there already (with that digest).
 
-    The file appears only when it is complete and its digest is right. Its name comes from the URL
-    alone, so that nothing is written outside of `folder`. Processes that want the same file wait
-    for the first one.
-
-    Args:
-        url: An http or https address. Proxies are taken from the usual environment variables.
-        folder: Where the file goes; made if need be.
-        sha256: The digest the file must have, in hexadecimal.
+    The file appears only when it is complete and has the SHA-256 that was given. Its name comes
+    from the URL alone, so that nothing is written outside of `folder`. Processes that want the same
+    file wait for the first one. Proxies are taken from the usual environment variables.
 
     Raises:
         UserError: No answer within 8 seconds, an error from the server, a redirect to anything

@@ -17,12 +17,10 @@ def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     Missing parents of `path` are made. Files get the permissions that the umask allows, even if
     their writer chose stricter ones.
 
-    Args:
-        path: Where the folder is to appear.
-        replace: What happens to a folder that is at `path` by then. If true, it is put aside, and
-            comes back if the new one cannot take its place; for a moment there is neither. If
-            false, it stays and the new one is dropped: right for folders that are named after
-            their content, which several processes may build at once.
+    With `replace`, a folder that is at `path` by then is put aside, and comes back if the new one
+    cannot take its place; for a moment there is neither. Without, it stays and the new one is
+    dropped: right for folders that are named after their content, which several processes may
+    build at once.
 
     Raises:
         OSError: the folder cannot be created or renamed.

@@ -12,8 +12,7 @@ from qa_lightning.errors import UserError
 def package_path(source: str) -> Path:
     """Find `package:NAME/PATH` without importing, and so without running, the package NAME.
 
-    Args:
-        source: NAME is an import name or the name of a distribution; PATH is a file or a folder.
+    NAME is an import name or the name of a distribution; PATH is a file or a folder.
 
     Raises:
         UserError: it is written in another way, or there is no such package or path in it.

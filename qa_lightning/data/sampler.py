@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Literal
 
@@ -21,6 +22,7 @@ ASSIGNED_AT_ONCE = 64
 SPARE_TOKENS = 8
 
 
+@dataclass(eq=False, repr=False)
 class WindowSampler(Sampler[np.ndarray]):
     """Batches of window rows for one process, the same on every run with the same seed and epoch.
 
@@ -33,36 +35,18 @@ class WindowSampler(Sampler[np.ndarray]):
     about the same number of tokens, not of windows, and are assigned whole.
     """
 
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        batch_size: int,
-        *,
-        order: Literal["grouped", "random", "packed", "sorted"],
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Set up the order.
-
-        Args:
-            lengths: Tokens of every window.
-            batch_size: Windows of a batch on one process at most; with "packed", on average.
-            order: "grouped": windows of like length together, batches in random order. "random":
-                no grouping. "packed": batches of as many tokens as fill a row (`row_tokens`).
-                "sorted": by falling length, the same in every epoch, for evaluation.
-            seed: Fixes the random orders, together with the epoch.
-            rank: Number of this process among the `world_size` that share the windows.
-            world_size: How many these are.
-        """
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.order = order
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self._done = (0, 0)  # an epoch, and how many of its batches to leave out
+    lengths: np.ndarray  # tokens of every window
+    batch_size: int  # windows of a batch on one process at most; with "packed", on average
+    _: KW_ONLY
+    # "grouped": windows of like length together, batches in random order. "random": no grouping.
+    # "packed": batches of as many tokens as fill a row (`row_tokens`). "sorted": by falling length,
+    # the same in every epoch, for evaluation.
+    order: Literal["grouped", "random", "packed", "sorted"]
+    seed: int = 0  # fixes the random orders, together with the epoch
+    rank: int = 0  # this process
+    world_size: int = 1  # how many processes share the windows
+    epoch: int = field(default=0, init=False)
+    _done: tuple[int, int] = field(default=(0, 0), init=False)  # epoch; batches of it to leave out
 
     def start_at(self, epoch: int, batches: int) -> None:
         """Leave out the first batches of an epoch: a resumed run has trained on them already."""
@@ -95,7 +79,6 @@ class WindowSampler(Sampler[np.ndarray]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __len__(self) -> int:
-        """Batches of an epoch on this process."""
         return self.steps if len(self.lengths) else 0
 
     def __iter__(self) -> Iterator[np.ndarray]:

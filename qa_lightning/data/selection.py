@@ -34,8 +34,7 @@ class Selection:
         """The questions to use, in the order of the file, with the contexts that they need.
 
         Raises:
-            UserError: `max_questions` below 1, no question left, or only one article to hold out
-                from.
+            UserError: no question is left, or there is only one article to hold out from.
         """
         if self.holdout:
             tables = split_articles(tables, self.holdout, self.seed)[self.held_out]
@@ -52,8 +51,6 @@ class Selection:
                     f"unanswerable is {self.unanswerable!r}; use 'no_answer' to keep them"
                 )
         if self.max_questions is not None:
-            if self.max_questions < 1:
-                raise UserError(f"max_questions must be at least 1, but is {self.max_questions}")
             random = np.random.Generator(np.random.PCG64(self.seed))
             place = random.permutation(tables.contexts.num_rows)  # of each context in the draw
             rows = np.flatnonzero(keep)

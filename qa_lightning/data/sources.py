@@ -130,7 +130,7 @@ def _hub_split(name: str, split: Split) -> tuple[pa.Table, str]:
     if missing:
         raise UserError(
             f"{name}: the hub dataset has no column {', '.join(sorted(missing))}; SQuAD's are id, "
-            f"title, context, question, answers"
+            "title, context, question, answers"
         )
     columns = [column for column in _COLUMNS if column in data.column_names]
     table = data.select_columns(columns).with_format("arrow")[:]

@@ -1,8 +1,4 @@
-"""Read SQuAD-format data into tables, checked: every answer stands where the table says it does.
-
-What cannot be corrected is refused with the file, the question id and the cause, or left out and
-counted.
-"""
+"""Read SQuAD-format data into tables, checked: every answer stands where the table says it does."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any
 
 from qa_lightning.data.sources import Source, raw_questions
 from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field, shown
-from qa_lightning.data.tables import Row, SquadTables, tables_from_rows
+from qa_lightning.data.tables import SquadTables, tables_from_rows
 from qa_lightning.errors import UserError
 
 MAX_MISPLACED = 0.03  # share of the questions with answers; beyond it something else is wrong
@@ -31,10 +27,8 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
     As in the official evaluator, a question is answerable if it has answers. With an empty list it
     is unanswerable, or, where `is_impossible` is false, without a label, as without `answers`.
 
-    Args:
-        source: A file or a hub dataset.
-        problems: Where to note what is wrong with an article, a paragraph or a question, to
-            continue without it; the first of them is what would be raised. None raises it.
+    `problems` takes what is wrong with an article, a paragraph or a question, and reading continues
+    without it; the first of them is what would be raised. None raises it.
 
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
@@ -65,8 +59,8 @@ class _TableBuilder:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._contexts: list[Row] = []
-        self._questions: list[Row] = []
+        self._contexts: list[tuple[Any, ...]] = []
+        self._questions: list[tuple[Any, ...]] = []
         self._context_rows: dict[Hashable, int] = {}
         self._ids: set[str] = set()
         self._answered = 0
@@ -147,8 +141,7 @@ def _answers(record: dict[str, Any], key: str, location: str) -> list[tuple[str,
 
 def _placed(context: str, given: list[tuple[str, int]]) -> tuple[list[dict[str, Any]], int]:
     """The answers that stand in their context, with corrected starts, and how many needed that."""
-    placed = []
-    shifted = 0
+    placed, shifted = [], 0
     for text, start in given:
         for shift in range(min(MAX_SHIFT, start) + 1):
             if context.startswith(text, start - shift):

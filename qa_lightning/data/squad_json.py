@@ -10,6 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -119,14 +120,11 @@ def _one_data(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-class ErrorCollector:
+class ErrorCollector(AbstractContextManager[object]):
     """A context that notes a UserError's message and suppresses it, if there is a list for that."""
 
     def __init__(self, problems: list[str] | None = None) -> None:
         self._problems = problems
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, kind: object, error: object, trace: object) -> bool:
         if self._problems is None or not isinstance(error, UserError):

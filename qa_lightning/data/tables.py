@@ -34,8 +34,7 @@ QUESTIONS = pa.schema(
     }
 )
 
-Row = tuple[Any, ...]
-"""Values of a table's columns, in their order."""
+Rows = Sequence[tuple[Any, ...]]  # with the values of a table's columns, in their order
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,13 @@ def counts(contexts: pa.Table, questions: pa.Table) -> dict[str, Any]:
     }
 
 
-def tables_from_rows(
-    contexts: Sequence[Row], questions: Sequence[Row], **corrected: Any
-) -> SquadTables:
+def tables_from_rows(contexts: Rows, questions: Rows, **corrected: Any) -> SquadTables:
     """Tables with these rows; `corrected` are the last four fields of their report."""
     tables = _table(contexts, CONTEXTS), _table(questions, QUESTIONS)
     return SquadTables(*tables, ReadReport(**counts(*tables), **corrected))
 
 
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+def _table(rows: Rows, schema: pa.Schema) -> pa.Table:
     columns = zip(zip(*rows, strict=True), schema.types, strict=True)
     return pa.table([pa.array(*column) for column in columns], schema=schema)
 

@@ -90,12 +90,8 @@ def tokens_of_characters(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the tokens that cover character spans, for many spans at once.
 
-    Args:
-        char_starts: First character of every context token.
-        char_ends: One past its last character.
-        context: Row of the context of every span, int64 `[spans]`.
-        first_char: First character of every span, `[spans]`.
-        end_char: One past its last character.
+    The first two arguments are as in `Windows`. The others are `[spans]`: row of the context of
+    every span, int64, its first character, and one past its last.
 
     Returns:
         First and last token (inclusive) that share a character with the span, counted from the

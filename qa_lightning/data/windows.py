@@ -82,7 +82,6 @@ class Windows:
         return lengths.astype(np.int32)
 
     def __len__(self) -> int:
-        """Number of windows."""
         return len(self.question)
 
 
@@ -156,8 +155,6 @@ class Targets:
 def answer_targets(questions: pa.Table, every_answer: bool) -> Targets:
     """The targets of some questions, in their order."""
     answers = questions["answers"].combine_chunks()
-    if isinstance(answers, pa.ChunkedArray):
-        answers = answers.chunk(0)
     offsets = answers.offsets.to_numpy()
     count = np.diff(offsets)
     starts = answers.values.field("start").to_numpy(zero_copy_only=False).astype(np.int64)

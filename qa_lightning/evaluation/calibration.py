@@ -36,11 +36,10 @@ class Calibration:
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray) -> Calibration:
-    """Compare how sure the model was with how often it was right.
+    """Compare how sure the model was with how often it was right, for at least one question.
 
-    Args:
-        confidence: Probability of the given answer, 0 to 1, float64 `[questions]`, at least one.
-        right: 1 where that was right, else 0, `[questions]`.
+    `confidence` is the probability of the given answer, 0 to 1, float64 `[questions]`, and `right`
+    is 1 where that was right, else 0, `[questions]`.
     """
     place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     bins = []

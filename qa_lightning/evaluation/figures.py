@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#3182bd", "#d95f02", "#31a354", "#b8b8b8"
 _OUTERMOST = 0.01  # share of the null odds on each side that is drawn at the border
-_BARS = 40
-_SMOOTHED = 10  # the running mean of the loss covers one such part of the points
 
 
 def abstention_figure(
@@ -48,8 +46,8 @@ def abstention_figure(
     places = np.maximum(curve.thresholds, min(low, odds.min()) - 1)
     above.step(places, curve.precision, where="post", color=_BLUE, label="precision")
     above.step(places, curve.recall, where="post", color=_GREEN, label="recall")
-    odds, edges = np.clip(odds, low, high), np.linspace(low, high, _BARS + 1)
-    bars: Any = {"bins": edges, "histtype": "stepfilled", "alpha": 0.55}
+    odds = np.clip(odds, low, high)
+    bars: Any = {"bins": 40, "range": (low, high), "histtype": "stepfilled", "alpha": 0.55}
     below.hist(odds[has_answer], color=_BLUE, label="answerable", **bars)
     below.hist(odds[~has_answer], color=_ORANGE, label="unanswerable", **bars)
     if low <= threshold <= high:
@@ -67,10 +65,8 @@ def learning_curve_figure(
 ) -> Figure:
     """Draw a whole run, 800 x 600 pixels: losses above, EM and F1 below, the best model marked.
 
-    Args:
-        losses: Training loss by optimizer step.
-        validations: Figures of every validation by name, with the `step`.
-        best: Optimizer step of the best model; None marks none.
+    `losses` are by optimizer step. `validations` are the figures of every validation by name, with
+    the `step`, and `best` is the step of the best model; None marks none.
     """
     figure, above, below = _figure(8, 6, [1, 1])
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.09, top=0.94, hspace=0.12)
@@ -78,7 +74,7 @@ def learning_curve_figure(
     values = np.array([losses[step] for step in steps.tolist()])
     if len(steps):
         above.plot(steps, values, color=_BLUE, alpha=0.3, linewidth=0.8)
-        width = max(len(steps) // _SMOOTHED, 1)
+        width = max(len(steps) // 10, 1)  # of the running mean, in points
         mean = np.ones(width) / width
         above.plot(
             *(np.convolve(each, mean, "valid") for each in (steps, values)),
@@ -127,8 +123,6 @@ def calibration_figure(measured: Calibration) -> Figure:
     below.bar_label(bars, names, fontsize=8)
     below.set(ylim=(0, 1.3 * max(shares)), ylabel="answers (%)")
     below.set(xlabel="confidence (%)", xticks=range(0, 101, 10))
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -140,6 +134,8 @@ def _figure(
 
     figure = Figure(figsize=(width, height), dpi=100, layout=layout)  # type: ignore[arg-type]
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
     return figure, above, below
 
 
@@ -153,4 +149,3 @@ def _finish(*charts: Axes) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best", fontsize=9, framealpha=0.8)
         axes.grid(color=_GREY, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)

@@ -128,6 +128,7 @@ class SquadMetric(Metric):
         _, kept = np.unique(self._seen("key"), axis=0, return_index=True)
         labelled = kept[~np.isnan(self._seen("loss")[kept])]
         if len(labelled):
-            for figure, name in (("loss", "loss"), ("token_accuracy", "token_hits")):
-                figures[figure] = float(self._seen(name)[labelled].astype(np.float64).mean())
+            loss, hits = (self._seen(name)[labelled] for name in ("loss", "token_hits"))
+            figures["loss"] = float(loss.astype(np.float64).mean())
+            figures["token_accuracy"] = float(hits.astype(np.float64).mean())
         return figures

@@ -46,12 +46,9 @@ def score_answers(
 ) -> tuple[Floats, Floats]:
     """Exact match and F1 of each question, float64 `[questions]`, 0 to 1.
 
-    Each is the best over the question's gold answers. Those that normalise to nothing ("the", "?")
-    do not count; a question with none left has the one gold answer "".
-
-    Args:
-        golds: Gold answers of each question, none if it is unanswerable.
-        predictions: Predicted text of each question, "" for "no answer".
+    Each is the best over the question's gold answers, of which an unanswerable one has none. Those
+    that normalise to nothing ("the", "?") do not count; a question with none left has the one gold
+    answer "". A prediction is "" for "no answer".
 
     Raises:
         ValueError: the two differ in length.

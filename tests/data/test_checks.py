@@ -244,7 +244,7 @@ def test_refuses_what_training_refuses_with_the_same_words(
     path = tmp_path / "any.json"
     path.write_bytes(content)
     source = Source(str(path), path, "")
-    (file,) = check_files([source], tokenizer, SETTINGS).files
+    (file,) = check_files([source], tokenizer, SETTINGS, 30).files
     assert next(iter(file.problems), None) == refusal(path)
 
 
