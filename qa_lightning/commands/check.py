@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import PositiveInt
 
 from qa_lightning.commands.parser import CommandParser
-from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.errors import UserError
-from qa_lightning.model.defaults import MAX_ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -93,10 +93,8 @@ def download(url: str, folder: Path, *, sha256: str | None = None) -> Path:
                 hooks={"response": _refuse},
             )
             registry, urls = {path.name: sha256}, {path.name: url}
-            fetcher = pooch.create(
-                folder, "", registry=registry, urls=urls, retry_if_failed=RETRIES
-            )
-            fetcher.fetch(path.name, downloader=downloader)
+            store = pooch.create(folder, "", registry=registry, urls=urls, retry_if_failed=RETRIES)
+            store.fetch(path.name, downloader=downloader)
             path.chmod(0o644)  # pooch writes for nobody else to read
     except requests.RequestException as error:
         raise UserError(f"cannot download {url}: {error}. {WITHOUT_NETWORK}") from error

@@ -9,6 +9,9 @@ from qa_lightning.errors import UserError
 SPECIAL_TOKENS = 3
 """[CLS] and two [SEP]: the tokens of a window that belong to neither question nor context."""
 
+MAX_ANSWER_TOKENS = 30
+"""Tokens of an answer at most, unless a model's settings say otherwise."""
+
 
 @dataclass(frozen=True)
 class WindowSettings:
