@@ -13,12 +13,15 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 ENCODER := $(VENV)/.quickstart-encoder
 
-.PHONY: help install fit test lint format types clean
+.PHONY: help install fit test test-lowest test-newest lint format types clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make fit      train and score a model on the sample, in a few minutes on a laptop'
 	@echo 'make test     run the tests'
+	@echo 'make test-lowest, make test-newest'
+	@echo '              run them with the lowest, or newest, versions that pyproject.toml allows'
+	@echo '              (TORCH=torch==2.13.0 chooses the torch to test with)'
 	@echo 'make lint     check style, format and import directions; make format corrects what it can'
 	@echo 'make types    check type hints with mypy'
 	@echo 'make install  create $(VENV) and install the tested versions (the others do it as needed)'
@@ -40,6 +43,20 @@ fit: $(INSTALLED) $(ENCODER)
 # One thread an operation: the tests' models are tiny, and some tests start a second process.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest $(ARGS)
+
+# The lowest versions that pyproject.toml allows, and the newest, each in an environment of its own.
+# TORCH is the torch to test with: the builds on the package index bring several gigabytes of CUDA.
+TORCH ?= torch
+test-lowest test-newest: test-%: $(INSTALLED)
+	$(RUN) -m venv '$(VENV)-$*'
+	$(VENV)-$*/bin/pip install --disable-pip-version-check uv
+	echo '$(TORCH)' > '$(VENV)-$*/torch.txt'
+	$(VENV)-$*/bin/uv pip compile -q pyproject.toml --extra dev --python '$(VENV)-$*/bin/python' \
+	    --constraint '$(VENV)-$*/torch.txt' --output-file '$(VENV)-$*/versions.txt' \
+	    --resolution $(if $(filter lowest,$*),lowest-direct,highest)
+	$(VENV)-$*/bin/pip install --disable-pip-version-check -r '$(VENV)-$*/versions.txt'
+	$(VENV)-$*/bin/pip install --disable-pip-version-check --no-deps -e .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)-$*/bin/python -m pytest $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -1,7 +1,5 @@
 """python -m qa_lightning: the table of commands."""
 
-from __future__ import annotations
-
 import difflib
 import gc
 import os

@@ -1,7 +1,5 @@
 """UserError: the one exception that means that the person at the keyboard can correct this."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -15,8 +15,8 @@ from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 
 from qa_lightning.commands.parser import CommandParser, add_model_options, load_answerer
+from qa_lightning.data.window_settings import N_BEST
 from qa_lightning.errors import UserError
-from qa_lightning.model.defaults import N_BEST
 
 if TYPE_CHECKING:
     from qa_lightning.inference.answerer import Answer, Answerer

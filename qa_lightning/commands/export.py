@@ -1,7 +1,5 @@
 """python -m qa_lightning export: write a model for others to use."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from qa_lightning.commands.parser import CommandParser, quiet_transformers

@@ -1,7 +1,5 @@
 """python -m qa_lightning score: the official figures of a predictions file."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

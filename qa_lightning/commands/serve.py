@@ -1,7 +1,5 @@
 """python -m qa_lightning serve: answer over HTTP, with a page for the browser."""
 
-from __future__ import annotations
-
 import os
 import socket
 from contextlib import suppress
@@ -11,9 +9,9 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from qa_lightning.commands.parser import CommandParser, add_model_options, load_answerer
+from qa_lightning.data.window_settings import EVAL_BATCH_SIZE
 from qa_lightning.errors import UserError
 from qa_lightning.inference.defaults import MAX_BATCH, MAX_WAIT, MAX_WAITING, Limits
-from qa_lightning.model.defaults import EVAL_BATCH_SIZE
 
 EXAMPLES = """\
 examples:

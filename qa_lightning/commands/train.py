@@ -1,7 +1,5 @@
 """fit, validate, test and predict: LightningCLI with our defaults and callbacks."""
 
-from __future__ import annotations
-
 import hashlib
 import signal
 import sys
@@ -237,7 +235,7 @@ class QuestionAnsweringCLI(LightningCLI):
         """Refuse to resume a run that numbered the optimizer's state in another order."""
         saved = (self._checkpoint or {}).get(POSITION)
         sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-        if saved is not None and saved.get(SHARDED, False) != sharded:
+        if saved and saved.get(SHARDED, False) != sharded:
             raise UserError(
                 f"--ckpt_path: this run was started {'without' if sharded else 'with'} "
                 "--trainer.strategy fsdp, and can only be resumed so"

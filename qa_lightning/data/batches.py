@@ -1,7 +1,5 @@
 """Windows put together into batches: padded to a common length, or packed into one row."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Folders that are complete or not there at all."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

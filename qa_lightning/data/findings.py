@@ -1,7 +1,5 @@
 """What a check of files finds: things to know before training, which would not stop it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

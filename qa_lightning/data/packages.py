@@ -1,7 +1,5 @@
 """Files and folders inside installed Python packages, named `package:NAME/PATH`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 from pathlib import Path, PurePosixPath

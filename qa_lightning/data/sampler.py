@@ -1,7 +1,5 @@
 """Which windows go together: grouped by length or packed, and divided among processes."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field

@@ -1,7 +1,5 @@
 """Which questions of a source are used: samples, articles held out, kinds left out."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal

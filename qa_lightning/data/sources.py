@@ -1,7 +1,5 @@
 """Where questions come from: a local file, a download, an installed package, the hub."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Read SQuAD-format data into tables, checked: every answer stands where the table says it does."""
 
-from __future__ import annotations
-
 import gc
 from collections import defaultdict
 from collections.abc import Hashable

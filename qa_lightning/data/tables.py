@@ -1,7 +1,5 @@
 """Questions and their contexts as two Arrow tables, and the report on what they hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

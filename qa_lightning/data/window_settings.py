@@ -1,6 +1,4 @@
-"""The sizes of windows, stated once: also the commands' help shows them, and imports little."""
-
-from __future__ import annotations
+"""The sizes of windows and batches, stated once; imports little, for the help of the commands."""
 
 from dataclasses import dataclass
 
@@ -11,6 +9,12 @@ SPECIAL_TOKENS = 3
 
 MAX_ANSWER_TOKENS = 30
 """Tokens of an answer at most, unless a model's settings say otherwise."""
+
+N_BEST = 20
+"""Candidates kept for a question."""
+
+EVAL_BATCH_SIZE = 64
+"""Windows in a batch when nothing is trained."""
 
 
 @dataclass(frozen=True)

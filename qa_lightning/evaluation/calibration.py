@@ -1,7 +1,5 @@
 """Calibration: whether a model's confidence can be trusted. All shares are in percent."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The abstention curve: precision and recall of "no answer" over the null threshold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Single questions to look at: the answer marked in its context, gold beside predicted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

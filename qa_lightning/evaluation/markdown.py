@@ -1,7 +1,5 @@
 """Texts from the data shown in Markdown: as they are, on one line, no longer than there is room."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

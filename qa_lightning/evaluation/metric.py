@@ -1,7 +1,5 @@
 """SquadMetric: the official figures, the same on one process and on many."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 from torch import Tensor

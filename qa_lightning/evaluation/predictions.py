@@ -1,7 +1,5 @@
 """Answers as files, in the shapes that the official evaluator and the usual scripts use."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 All shares and probabilities in a report are percentages, 0 to 100, like the official figures.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Labelled questions beside their answers and scores: what reports and examples are made from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

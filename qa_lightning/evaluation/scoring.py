@@ -4,8 +4,6 @@ The figures are those of the official evaluator (evaluate-v2.0.py; Rajpurkar, Ji
 under its names and in its order, its habits at the edges included.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

@@ -1,7 +1,5 @@
 """A trained model as a folder for others: Hugging Face files, ONNX, model card."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

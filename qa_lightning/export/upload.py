@@ -1,7 +1,5 @@
 """A model's folder onto the Hugging Face hub."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

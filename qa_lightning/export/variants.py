@@ -1,7 +1,5 @@
 """The variants of a model that an export writes, compared with the original in torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from qa_lightning.data.tables import tables_from_texts
-from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
+from qa_lightning.data.window_settings import (
+    EVAL_BATCH_SIZE,
+    MAX_ANSWER_TOKENS,
+    N_BEST,
+    WindowSettings,
+)
 from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import Candidate, candidates
 from qa_lightning.inference.defaults import TOP_K
 from qa_lightning.model.answers import answer_windows
-from qa_lightning.model.defaults import EVAL_BATCH_SIZE, N_BEST
 from qa_lightning.model.logits import Logits, model_logits
 from qa_lightning.model.onnx_session import onnx_logits
 from qa_lightning.model.trained_model import InferenceSettings, TrainedModel

@@ -1,7 +1,5 @@
 """Defaults of answering and serving. Plain numbers: `--help` imports no torch for them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 TOP_K = 3

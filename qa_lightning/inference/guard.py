@@ -1,7 +1,5 @@
 """Which requests the service lets in, and the headers of every response."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """What the service takes and gives, checked by pydantic and described in /openapi.json."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -9,8 +7,8 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qa_lightning import __version__
+from qa_lightning.data.window_settings import N_BEST
 from qa_lightning.inference.defaults import TOP_K, Limits
-from qa_lightning.model.defaults import N_BEST
 
 
 class Question(BaseModel):

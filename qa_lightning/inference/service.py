@@ -5,8 +5,6 @@ sentence that says what. Only two things are the service's fault: 503 when more 
 it can take, and 500 for an error in this program.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from functools import partial

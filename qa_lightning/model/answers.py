@@ -1,12 +1,10 @@
 """Windows -> batches -> logits -> spans -> answers: how a model in use answers questions."""
 
-from __future__ import annotations
-
 import torch
 
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.sampler import WindowSampler
-from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS
+from qa_lightning.data.window_settings import EVAL_BATCH_SIZE, MAX_ANSWER_TOKENS, N_BEST
 from qa_lightning.data.windows import Windows
 from qa_lightning.evaluation.spans import (
     Answers,
@@ -14,7 +12,6 @@ from qa_lightning.evaluation.spans import (
     answers_of_questions,
     spans_of_windows,
 )
-from qa_lightning.model.defaults import EVAL_BATCH_SIZE, N_BEST
 from qa_lightning.model.logits import Logits
 
 

@@ -47,10 +47,6 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend
         return "loop"
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return "pad"
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401  (torch 2.10 on)
-    except ImportError:
-        return "pad"
     # The flash kernels need an Ampere GPU or a later one.
     return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) else "pad"
 

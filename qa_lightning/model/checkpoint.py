@@ -1,7 +1,5 @@
 """Checkpoints that `fit` wrote, opened safely."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

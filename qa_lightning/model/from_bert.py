@@ -5,8 +5,6 @@ and gives every token type 0 unless told otherwise. So adding row 0 of the type 
 position embedding leaves the hidden states as they are, up to rounding. Only names change besides.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

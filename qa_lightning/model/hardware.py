@@ -1,7 +1,5 @@
 """What the hardware computes fast, and settings that use it."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import sys

@@ -6,8 +6,6 @@ at its vendor. A linear layer is a convolution with a kernel of one pixel over a
 pixel wide and has a row per token: the same numbers up to rounding (see `benchmarks/linear.py`).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

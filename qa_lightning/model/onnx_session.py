@@ -4,8 +4,6 @@ It takes `input_ids` and `attention_mask`, int64 `[windows, tokens]`, and gives 
 `end_logits`, float32 `[windows, tokens]`, -inf at padding.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

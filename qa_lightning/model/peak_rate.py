@@ -1,7 +1,5 @@
 """The peak rate of a device in matrix products, measured: what training is compared with."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

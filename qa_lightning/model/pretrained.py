@@ -4,8 +4,6 @@ A source is the name of a model on the Hugging Face hub, a local folder, or `pac
 folder inside an installed Python package. Everything after `resolve` reads local files only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

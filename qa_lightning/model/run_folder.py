@@ -1,7 +1,5 @@
 """What a run's folder holds: names that training writes, and that use and export read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"

@@ -1,7 +1,5 @@
 """Checkpoint files: written whole or not at all, read without running code, found by age."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

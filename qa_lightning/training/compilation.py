@@ -1,7 +1,5 @@
 """Compiling the encoder for training with torch.compile."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

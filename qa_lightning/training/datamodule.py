@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,8 +78,6 @@ class SquadDataModule(LightningDataModule):
         val_unanswerable: Literal["no_answer", "plausible", "drop"] = "no_answer",
         max_train_questions: int | None = None,
         max_val_questions: int | None = None,
-        max_test_questions: int | None = None,
-        max_predict_questions: int | None = None,
         holdout: float = 0.0,
         seed: int = 42,
         cache_dir: str | None = None,
@@ -119,8 +117,6 @@ class SquadDataModule(LightningDataModule):
             max_train_questions: Use at most so many training questions: a random sample of
                 paragraphs, fixed by `seed`.
             max_val_questions: The same for validation.
-            max_test_questions: The same for test.
-            max_predict_questions: The same for prediction.
             holdout: Share of the training articles, 0 to 1, that are not trained on: the null
                 threshold is tuned on their questions at every validation. 0 for none.
             seed: Fixes the samples, the articles held out and the order of training.
@@ -133,7 +129,6 @@ class SquadDataModule(LightningDataModule):
         super().__init__()
         # Logged together with the model's and the final figures, once, at the end of a run.
         self.save_hyperparameters(logger=False)
-        limits = [f"max_{split}_questions" for split in ("train", "val", "test", "predict")]
         require_valid(
             "data",
             self.hparams,
@@ -141,7 +136,8 @@ class SquadDataModule(LightningDataModule):
             eval_batch_size=eval_batch_size >= 1,
             holdout=0 <= holdout < 1,
             num_workers=num_workers is None or num_workers >= 0,
-            **{name: self.hparams[name] is None or self.hparams[name] >= 1 for name in limits},
+            max_train_questions=max_train_questions is None or max_train_questions >= 1,
+            max_val_questions=max_val_questions is None or max_val_questions >= 1,
         )
         if batching == "packed" and padding == "window":
             raise UserError(
@@ -186,11 +182,8 @@ class SquadDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """Validation batches, and in `fit` those of the articles held out."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
-        return [
-            self._loader(split)
-            for split in self._splits("fit" if fitting else "validate")
-            if split != "train"
-        ]
+        splits = self._splits("fit" if fitting else "validate")
+        return [self._loader(split) for split in splits if split != "train"]
 
     def test_dataloader(self) -> DataLoader:
         """Test batches."""
@@ -242,9 +235,8 @@ class SquadDataModule(LightningDataModule):
         )
 
     def _settings(self, split: Split) -> WindowSettings:
-        settings = asdict(self.window_settings)
-        settings["every_answer"] &= split in ("train", "val")
-        return WindowSettings(**settings)
+        settings = self.window_settings
+        return replace(settings, every_answer=settings.every_answer and split in ("train", "val"))
 
     def _folder(self, split: Split) -> Path:
         """Where the split's windows are cached: a name made of all that they depend on."""

@@ -1,7 +1,5 @@
 """What ends a run from outside, as a message that says what to change: memory, disk, a worker."""
 
-from __future__ import annotations
-
 import errno
 import re
 import shutil
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 from torch import nn
 
 from qa_lightning.errors import UserError
@@ -44,8 +43,8 @@ def check_folder(folder: Path, module: nn.Module) -> None:
         ) from error
     if free < needed:
         raise UserError(
-            f"the disk of {folder} has {_bytes(free)} left, and {CHECKPOINTS_AT_ONCE} checkpoints "
-            f"of {_bytes(checkpoint)} need {_bytes(needed)}. Make room, or choose a folder on "
+            f"the disk of {folder} has {decimal(free)} left, and {CHECKPOINTS_AT_ONCE} checkpoints "
+            f"of {decimal(checkpoint)} need {decimal(needed)}. Make room, or choose a folder on "
             "another disk: --trainer.default_root_dir FOLDER"
         )
 
@@ -107,7 +106,7 @@ def _disk(error: Exception, folder: Path) -> str | None:
         place, reason = folder, found[0]  # safetensors and torch have no error number
     else:
         return None
-    free = _bytes(shutil.disk_usage(_existing(place)).free)
+    free = decimal(shutil.disk_usage(_existing(place)).free)
     return (
         f"cannot write to {place}: {reason} ({free} left on that disk). Make room and resume from "
         "the last checkpoint (--ckpt_path), or choose another folder: "
@@ -119,11 +118,3 @@ def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(there for there in (path, *path.parents) if there.exists())
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.1f} GB"

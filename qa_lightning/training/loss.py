@@ -1,7 +1,5 @@
 """The loss of windows, and how much windows with and without an answer weigh in it."""
 
-from __future__ import annotations
-
 import numpy as np
 from torch import Tensor, nn
 

@@ -19,8 +19,6 @@ _SHOWN = {
     "val/f1": ("F1", ".1f"),
     "windows/s": ("windows/s", "g"),
 }
-_WIDTH = 12  # characters of the bar: all of it fits on 100, and on two lines of 80
-_REDRAWS = 10  # per second at most, for drawing takes time from training
 
 
 def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -32,39 +30,34 @@ def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-class TerminalBar(RichProgressBar):
+class _ShortMetrics(ProgressBar):
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """See `shown`."""
+        return dict(shown(trainer.progress_bar_metrics))
+
+
+class TerminalBar(_ShortMetrics, RichProgressBar):
     """A bar that is redrawn in place."""
 
     def __init__(self) -> None:
-        """Set its looks."""
-        theme = RichProgressBarTheme(metrics_text_delimiter="  ")
-        super().__init__(refresh_rate=_REDRAWS, theme=theme)
+        """Redraw it ten times per second at most, for drawing takes time from training."""
+        super().__init__(refresh_rate=10, theme=RichProgressBarTheme(metrics_text_delimiter="  "))
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """A short bar and the time left; the metrics that follow show windows per second."""
-        columns: list[Any] = super().configure_columns(trainer)
-        description, bar, batches = columns[:3]
-        bar.bar_width = _WIDTH
+        description, bar, batches, *_ = super().configure_columns(trainer)
+        bar.bar_width = 12  # all of it fits on 100 characters, and on two lines of 80
         return [description, bar, batches, TimeRemainingColumn(), TextColumn("left")]
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """See `shown`."""
-        return dict(shown(trainer.progress_bar_metrics))
 
-
-class FileBar(TQDMProgressBar):
-    """A line now and then, for a log file."""
+class FileBar(_ShortMetrics, TQDMProgressBar):
+    """A line every 50 batches, for a log file."""
 
     def __init__(self) -> None:
-        """Set how often a line is written."""
+        """Set the interval."""
         super().__init__(refresh_rate=50)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """See `shown`."""
-        return dict(shown(trainer.progress_bar_metrics))
 
 
 def progress_bar() -> ProgressBar:
     """The bar for where the output goes: a terminal or a file."""
-    terminal = sys.stderr.isatty() and sys.stdout.isatty()
-    return TerminalBar() if terminal else FileBar()
+    return TerminalBar() if sys.stderr.isatty() and sys.stdout.isatty() else FileBar()

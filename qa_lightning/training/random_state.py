@@ -1,7 +1,5 @@
 """States of the random generators, taken and restored so that a resumed run draws the same."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """SLURM: which job this is, and having it requeued."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 

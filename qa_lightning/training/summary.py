@@ -1,7 +1,5 @@
 """What `fit` and an evaluation print about their outcome."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -25,22 +25,14 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Floating-point operations of a model's forward and backward pass.
+    """Floating-point operations of a model's forward and backward pass, per token and per pair.
 
-    A product with a weight matrix takes a multiplication and an addition for every weight and
-    token, forward; backward takes the same twice, for the gradients of its input and of the
-    weights: 6 operations a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
-    A window of n tokens has n x n pairs that attend to each other. In every layer, queries times
-    keys and weights times values each take 2 x dim operations a pair, forward, and twice that
-    backward: 12 x dim operations a pair (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-
-    Only matrix products of real tokens are counted. Looking up embeddings, LayerNorms, activations
-    and the optimizer are not, nor is what is computed for padding or computed again in the
-    backward pass (flash attention): MFU falls with them.
-
-    Attributes:
-        per_token: Operations for every real token.
-        per_pair: Operations for every pair of a window's tokens.
+    A product with a weight matrix takes 2 operations per weight and token forward, and twice that
+    backward: 6 (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). A window of n tokens has n x n
+    pairs that attend to each other; in every layer, queries times keys and weights times values
+    each take 2 x dim operations per pair forward, and twice that backward: 12 x dim (Chowdhery et
+    al. 2022, arXiv:2204.02311, appendix B). Embeddings, LayerNorms, activations, the optimizer,
+    padding and what is computed again in the backward pass are not counted: MFU falls with them.
     """
 
     per_token: int

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ class TestCard:
         assert "| windows in a batch | 8 |" in text
         assert "| precision | 32-true |" in text
         assert "| seed | 42 |" in text
-        assert f"torch {torch.__version__}" in text
+        assert f"torch {version('torch')}" in text
         assert "25 % of its articles were held out" in text
         assert "**The model was trained on questions of this file" in text
         assert str(run.folder.parents[1]) not in text

@@ -178,7 +178,7 @@ class TestCommandLine:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         outcome = call("fit", *options)
-        assert outcome.status == 2 and f"the disk of {tmp_path / 'runs'} has 1 kB" in outcome.err
+        assert outcome.status == 2 and f"the disk of {tmp_path / 'runs'} has 1.0 kB" in outcome.err
         assert "tokenising" not in outcome.err  # before anything else
         assert not (tmp_path / "runs").exists()
         fast = call("fit", *options, "--trainer.fast_dev_run", "true")  # writes no checkpoint
