@@ -80,7 +80,9 @@ async def read_question(request: Request, limits: Limits) -> Question:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limits.body:
-            raise HTTPException(413, f"the body is longer than {limits.body:,} bytes")
+            raise HTTPException(
+                413, f"the body is longer than the {limits.body:,} bytes that this service takes"
+            )
     try:
         asked = Question.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -93,7 +95,9 @@ async def read_question(request: Request, limits: Limits) -> Question:
             raise HTTPException(422, f"the {name} is empty")
         if len(text) > limit:
             raise HTTPException(
-                413, f"the {name} has {len(text):,} characters, more than the {limit:,} allowed"
+                413,
+                f"the {name} has {len(text):,} characters, more than the {limit:,} that this "
+                "service takes: send a shorter one",
             )
     return asked
 
