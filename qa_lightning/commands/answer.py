@@ -154,12 +154,15 @@ def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
 
 
 def _squad(name: str) -> Iterator[Asked]:
+    from qa_lightning.data.checks import reading_findings
     from qa_lightning.data.squad import read_squad
 
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"--input {name}: there is no such file")
-    tables = read_squad(path)
+    tables = read_squad(path, labels=False)
+    for finding in reading_findings(tables.report):
+        print(f"warning: {name}: {finding}", file=sys.stderr)
     contexts = tables.contexts.column("text").to_pylist()
     for row in tables.questions.select(["id", "text", "context"]).to_pylist():
         yield row["id"], row["text"], contexts[row["context"]]

@@ -42,7 +42,8 @@ examples:
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    settings = WindowSettings(options.window, options.overlap, options.max_question_tokens)
+    sizes = (options.window, options.overlap, options.max_question_tokens)
+    settings = WindowSettings(*sizes, answer_boundaries=options.answer_boundaries)
     from qa_lightning.data.checks import check_files
     from qa_lightning.data.download import default_cache_dir
     from qa_lightning.data.sources import resolve_source
@@ -53,9 +54,9 @@ def run(arguments: list[str]) -> int:
     check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
     _log("")
     if options.json:
-        sizes = ("window", "overlap", "max_question_tokens", "max_answer_tokens")
         about = {"tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None}
-        about |= {name: options[name] for name in sizes}
+        names = ("window", "overlap", "max_question_tokens", "answer_boundaries")
+        about |= {name: options[name] for name in (*names, "max_answer_tokens")}
         print(json.dumps(_record(check) | about, indent=1))
     else:
         text = "\n".join(_text(check, counted))
@@ -85,6 +86,9 @@ def _parser() -> CommandParser:
     ):
         name, what = f"--{option.partition('.')[2]}", f"{what}, as --{option} of fit"
         parser.add_argument(name, type=kind, default=default, metavar="N", help=what)
+    what = "where answers may begin and end, as --data.answer_boundaries of fit"
+    boundaries: Any = {"choices": ("word", "token"), "default": "word", "help": what}
+    parser.add_argument("--answer_boundaries", **boundaries)
     what = "print one JSON object, with the ids of all questions"
     parser.add_argument("--json", action="store_true", help=what)
     return parser

@@ -17,7 +17,7 @@ from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.sources import Source
 from qa_lightning.data.squad import MAX_SHIFT, read_squad
 from qa_lightning.data.squad_json import ErrorCollector
-from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
+from qa_lightning.data.tables import ReadReport, SquadTables, require_labels, require_places
 from qa_lightning.data.token_checks import Tokens, check_tokens
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import make_windows
@@ -79,6 +79,8 @@ def check_files(
             continue
         with ErrorCollector(problems):
             require_labels(tables.questions, source.name)
+        with ErrorCollector(problems):
+            require_places(tables.report, source.name)
         content = Content(tables)
         contents.append((source.name, content))
         found = [*_about_tables(tables), *content.repeated()]
@@ -97,6 +99,18 @@ def check_files(
     return Check(tuple(files), overlaps)
 
 
+def reading_findings(report: ReadReport) -> Iterator[Finding]:
+    """What reading left out or corrected."""
+    rest = "not found where the file says (answer_start): scored by its text, not trained on"
+    yield from findings("misplaced_answers", report.misplaced, "answer", rest)
+    rest = "with no answer that stands where the file says: scored, but left out of training"
+    yield from findings("unplaced_questions", report.unplaced, "question", rest)
+    rest = "left out: without text, or over a context without text"
+    yield from findings("empty_questions", report.empty, "question", rest)
+    rest = f"found up to {MAX_SHIFT} characters before the place that the file names: corrected"
+    yield from findings("shifted_answers", report.shifted, "answer", rest)
+
+
 def _about_tables(tables: SquadTables) -> Iterator[Finding]:
     report = tables.report
     if report.unlabelled < report.questions:
@@ -109,11 +123,6 @@ def _about_tables(tables: SquadTables) -> Iterator[Finding]:
     if report.unanswerable and not report.answerable:
         message = "no question has an answer: there is nothing to learn"
         yield Finding("no_answerable_questions", message)
-    rest = "not found where the file says (answer_start): left out"
-    yield from findings("misplaced_answers", report.misplaced, "answer", rest)
-    rest = "left out, having lost all answers that way"
-    yield from findings("dropped_questions", report.dropped, "question", rest)
+    yield from reading_findings(report)
     kind, rest = "misplaced_plausible_answers", "not found where the file says: left out"
     yield from findings(kind, report.misplaced_plausible, "plausible answer", rest)
-    rest = f"found up to {MAX_SHIFT} characters before the place that the file names: corrected"
-    yield from findings("shifted_answers", report.shifted, "answer", rest)

@@ -1,7 +1,11 @@
 """What a check of files finds: things to know before training, which would not stop it."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+SHOWN = 5
+"""Ids that a line shows."""
 
 
 @dataclass(frozen=True)
@@ -11,6 +15,13 @@ class Finding:
     kind: str  # a name for programs, such as "misplaced_answers"
     message: str
     ids: tuple[str | tuple[str, ...], ...] = ()  # questions, or groups of them, in the file's order
+
+    def __str__(self) -> str:
+        """The message and the first ids, in one line."""
+        if not self.ids:
+            return self.message
+        shown = json.dumps(self.ids[:SHOWN], ensure_ascii=False)[1:-1]
+        return f"{self.message}: {shown}{', ...' if len(self.ids) > SHOWN else ''}"
 
 
 def findings(

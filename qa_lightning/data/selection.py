@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_lightning.data.tables import SquadTables, counts, replaced
+from qa_lightning.data.tables import ANSWERS, NO_PLACE, SquadTables, counts, replaced
 from qa_lightning.errors import UserError
 
 
@@ -27,6 +27,9 @@ class Selection:
     seed: int = 42  # fixes the draw, and which articles are held out
     holdout: float = 0.0  # share of the articles held out, see `split_articles`; 0 for none
     held_out: bool = False  # whether the articles held out are meant, or those that stay
+    # Leave out answers whose place is not known, and questions that have no other answers: they are
+    # scored, but cannot be trained on.
+    placed: bool = False
 
     def of(self, tables: SquadTables) -> SquadTables:
         """The questions to use, in the order of the file, with the contexts that they need.
@@ -40,9 +43,17 @@ class Selection:
             tables = dataclasses.replace(tables, questions=_with_plausible(tables.questions))
         questions = tables.questions
         keep = np.ones(questions.num_rows, bool)
+        if self.placed:
+            had_answers = pc.greater(pc.list_value_length(questions["answers"]), 0)
+            questions = replaced(questions, "answers", _placed(questions["answers"]))
+            tables = dataclasses.replace(tables, questions=questions)
+            left = pc.greater(pc.list_value_length(questions["answers"]), 0)
+            keep = pc.or_(left, pc.invert(had_answers)).to_numpy()
+            if not keep.any():
+                raise UserError("no question is left: no answer stands at its answer_start")
         if self.unanswerable != "no_answer":
             answerable = pc.greater(pc.list_value_length(questions["answers"]), 0)
-            keep = pc.or_(answerable, pc.invert(questions["labelled"])).to_numpy()
+            keep = keep & pc.or_(answerable, pc.invert(questions["labelled"])).to_numpy()
             if not keep.any():
                 raise UserError(
                     f"no question is left: all {questions.num_rows:,} are unanswerable, and "
@@ -57,6 +68,15 @@ class Selection:
             keep = np.zeros_like(keep)
             keep[rows[drawn]] = True
         return _chosen(tables, keep)
+
+
+def _placed(answers: pa.ChunkedArray) -> pa.Array:
+    """The answers of each question that have a place."""
+    whole = answers.combine_chunks()
+    has_place = pc.not_equal(whole.values.field("start"), NO_PLACE)
+    before = np.concatenate([[0], np.cumsum(has_place.to_numpy(zero_copy_only=False))])
+    offsets = before[whole.offsets.to_numpy()].astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, whole.values.filter(has_place), type=ANSWERS)
 
 
 def _with_plausible(questions: pa.Table) -> pa.Table:

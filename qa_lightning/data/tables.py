@@ -1,5 +1,6 @@
 """Questions and their contexts as two Arrow tables, and the report on what they hold."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ CONTEXTS = pa.schema(
         "text": pa.string(),
     }
 )
-# Starts are in characters (code points, as Python counts) of the context.
+# Starts are in characters (code points, as Python counts) of the context; -1 where the place is not
+# known. Scoring goes by the texts of all answers, training by those that have a place.
+NO_PLACE = -1
 ANSWERS = pa.list_(pa.struct({"text": pa.string(), "start": pa.int32()}))
 # One row per question, in the order of the file. It is answerable if it has answers, unanswerable
 # if it is labelled and has none; without a label it can only be predicted on.
@@ -32,6 +35,9 @@ QUESTIONS = pa.schema(
     }
 )
 
+MAX_MISPLACED = 0.03
+"""Share of the questions with answers that may have a misplaced one when they are trained on."""
+
 Rows = Sequence[tuple[Any, ...]]  # with the values of a table's columns, in their order
 
 
@@ -39,10 +45,11 @@ Rows = Sequence[tuple[Any, ...]]  # with the values of a table's columns, in the
 class ReadReport:
     """What the tables hold, and what reading their source corrected or left out.
 
-    The first six count rows of the tables and answers in them. An answer is shifted if it stood one
-    or two characters before its `answer_start`, and misplaced if it stood nowhere near: the tuples
-    have the id of its question, once per answer, in the order of the file. A question is dropped if
-    all its answers were misplaced.
+    The first six count rows of the tables and answers in them. The tuples hold ids of questions in
+    the order of the file. An answer is shifted if it stood one or two characters before its
+    `answer_start`, and misplaced if it stood nowhere near, or has no `answer_start`: its question
+    is named once for each. A question is unplaced if it has answers and all are misplaced. An empty
+    question, or one over an empty context, is left out of the tables.
     """
 
     articles: int
@@ -54,7 +61,8 @@ class ReadReport:
     shifted: tuple[str, ...] = ()
     misplaced: tuple[str, ...] = ()
     misplaced_plausible: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    unplaced: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
     @property
     def answerable(self) -> int:
@@ -86,7 +94,7 @@ def counts(contexts: pa.Table, questions: pa.Table) -> dict[str, Any]:
 
 
 def tables_from_rows(contexts: Rows, questions: Rows, **corrected: Any) -> SquadTables:
-    """Tables with these rows; `corrected` are the last four fields of their report."""
+    """Tables with these rows; `corrected` are the tuples of their report."""
     tables = _table(contexts, CONTEXTS), _table(questions, QUESTIONS)
     return SquadTables(*tables, ReadReport(**counts(*tables), **corrected))
 
@@ -119,6 +127,23 @@ def require_labels(questions: pa.Table, name: str) -> None:
         raise UserError(
             f"{name} holds {unlabelled:,} questions that neither have answers nor are "
             "marked is_impossible: they can be answered (predict), but not trained on or scored"
+        )
+
+
+def require_places(report: ReadReport, name: str) -> None:
+    """Refuse to train on a source of which so many answers are misplaced that something is wrong.
+
+    Raises:
+        UserError: more than `MAX_MISPLACED` of the questions with answers have a misplaced one.
+    """
+    ids = list(dict.fromkeys(report.misplaced))
+    if len(ids) > MAX_MISPLACED * report.answerable:
+        raise UserError(
+            f"{name}: {len(ids):,} of {report.answerable:,} questions with answers have one that "
+            f"is not in its context at answer_start (at most {MAX_MISPLACED:.0%} are left out of "
+            f"training), for instance {', '.join(map(json.dumps, ids[:5]))}. answer_start counts "
+            "characters (not bytes) from 0. Such questions can be answered (predict) and scored "
+            "(validate), but not trained on"
         )
 
 

@@ -43,10 +43,9 @@ def check_tokens(
     """Lengths, and what is too long for a window, a question or an answer."""
     settings, ids = windows.settings, windows.questions["id"]
     question_tokens = _uncut_lengths(windows, tokenizer)
-    question, answer_tokens = _answers_in_tokens(windows)
-    answered, held, short_enough, blank = np.zeros((4, len(ids)), bool)
+    question, answer_tokens = _answers_in_tokens(windows)[:2]
+    answered, held, blank = np.zeros((3, len(ids)), bool)
     answered[question] = True
-    short_enough[question[answer_tokens <= max_answer_tokens]] = True
     with_answer = windows.label_start > 0
     held[windows.question[with_answer]] = True
     first_answer = np.searchsorted(question, np.flatnonzero(answered))
@@ -68,12 +67,31 @@ def check_tokens(
     rest = "with an answer that no window holds whole: learnt as unanswerable (--data.window, "
     rest += "--data.overlap)"
     too_long += found("answers_in_no_window", answered & ~held & ~blank, rest)
-    rest = f"with all answers longer than {max_answer_tokens} tokens: learnt, but never given "
-    rest += "(--model.max_answer_tokens)"
-    too_long += found("long_answers", answered & ~short_enough, rest)
+    too_long += answers_never_given(windows, max_answer_tokens)
     rest = "with an answer that holds no token (white space or control characters): not learnt from"
     too_long += found("answers_without_tokens", blank, rest)
     return tokens, too_long
+
+
+def answers_never_given(windows: Windows, max_answer_tokens: int) -> Iterator[Finding]:
+    """Questions of which no answer can be given as it stands, although it is learnt."""
+    question, tokens, inside_word = _answers_in_tokens(windows)
+    ids = windows.questions["id"]
+
+    def found(kind: str, never: np.ndarray, rest: str) -> Iterator[Finding]:
+        which = np.zeros(len(ids), bool)
+        which[question] = True
+        which[question[~never]] = False
+        return findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
+
+    rest = f"with all answers longer than {max_answer_tokens} tokens: learnt, but never given "
+    rest += "(--model.max_answer_tokens)"
+    yield from found("long_answers", tokens > max_answer_tokens, rest)
+    unit, remedy = "word", "--data.answer_boundaries token lets answers begin and end at any token"
+    if windows.settings.answer_boundaries == "token":
+        unit, remedy = "token", "a tokenizer with smaller tokens would help"
+    rest = f"with all answers beginning or ending inside a {unit}: never given like that ({remedy})"
+    yield from found("answers_inside_words", inside_word, rest)
 
 
 def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
@@ -88,15 +106,35 @@ def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.n
     return lengths
 
 
-def _answers_in_tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-    """Row of its question, and number of tokens, of every answer, int64 `[answers]`."""
+def _answers_in_tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every answer whose place is known: arrays `[answers]`.
+
+    Returns:
+        Row of its question and number of its tokens, int64, and whether it begins or ends inside
+        the first or last of its words (of its tokens, where answers may begin at any), bool.
+    """
     targets = answer_targets(windows.questions, every_answer=True)
-    answers = targets.has_answer
-    question = targets.question[answers]
+    question = targets.question[targets.placed]
+    first_char, end_char = targets.first_char[targets.placed], targets.end_char[targets.placed]
     context = windows.questions["context"].to_numpy().astype(np.int64)[question]
-    spans = targets.first_char[answers], targets.end_char[answers]
-    first, last = tokens_of_characters(windows.char_starts, windows.char_ends, context, *spans)
-    return question, np.maximum(last - first + 1, 0)
+    starts, ends = windows.char_starts, windows.char_ends
+    first, last = tokens_of_characters(starts, ends, context, first_char, end_char)
+    tokens = np.maximum(last - first + 1, 0)
+    # The text that would be given instead is that of the whole words.
+    word = np.append(np.flatnonzero(windows.word_starts.values), len(starts.values))
+    base, covered = starts.bounds[context], tokens > 0
+    begin, end = first_char.copy(), end_char.copy()
+    place = np.searchsorted(word, (base + first)[covered], "right") - 1
+    begin[covered] = starts.values[word[place]]
+    place = np.searchsorted(word, (base + last)[covered], "right")
+    end[covered] = ends.values[word[place] - 1]
+    inside = (begin < first_char) | (end > end_char)
+    texts = windows.contexts["text"]
+    for row in np.flatnonzero(inside).tolist():  # a bracket or a quotation mark more does no harm
+        text = texts[int(context[row])].as_py()
+        more = text[begin[row] : first_char[row]] + text[end_char[row] : end[row]]
+        inside[row] = any(map(str.isalnum, more))
+    return question, tokens, inside
 
 
 def _lengths(tokens: np.ndarray) -> Lengths:

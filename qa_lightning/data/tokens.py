@@ -49,13 +49,44 @@ def tokenise_contexts(
         begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
         begins[(np.cumsum(length) - length)[length > 0]] = 1
         ids = _flat(encoding.ids for encoding in encodings)
-        columns.append((ids, offsets[::2], offsets[1::2], begins))
+        ends = _with_dropped_characters(batch, length, offsets[::2], offsets[1::2])
+        columns.append((ids, offsets[::2], ends, begins))
         lengths.append(length)
         progress(len(batch))
     bounds = _bounds(lengths)
     whole = [Ragged(np.concatenate(parts), bounds) for parts in zip(*columns, strict=True)]
     names = ("context_ids", "char_starts", "char_ends", "word_starts")
     return dict(zip(names, whole, strict=True))
+
+
+def _with_dropped_characters(
+    texts: Sequence[str], length: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """Ends of tokens, taking in the characters behind them that the tokenizer dropped.
+
+    A tokenizer that strips accents drops combining marks (and vowel signs of Devanagari or Thai,
+    variation selectors, control characters), so that no token covers them, although the answer ends
+    with them. They belong to the token before them, up to the next token or white space.
+
+    Args:
+        texts: Texts one after the other.
+        length: Number of tokens of each.
+        starts: First character of every token in its text, int32 `[tokens]`.
+        ends: One past its last, likewise.
+    """
+    whole = "".join(texts)
+    size = np.array([len(text) for text in texts])
+    shift = np.repeat(np.cumsum(size) - size, length)
+    stop = np.append(starts[1:] + shift[1:], len(whole))
+    last = np.cumsum(length)[length > 0] - 1
+    stop[last] = np.cumsum(size)[length > 0]
+    characters = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
+    spaces = np.flatnonzero(np.isin(characters, _SPACES))
+    first_space = np.append(spaces, len(whole))[np.searchsorted(spaces, ends + shift)]
+    return np.maximum(np.minimum(stop, first_space) - shift, ends).astype(np.int32)
+
+
+_SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], np.uint32)
 
 
 def tokenise_questions(

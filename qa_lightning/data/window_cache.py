@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from qa_lightning.data.files import atomic_folder
+from qa_lightning.data.tables import ReadReport
 from qa_lightning.data.tokens import Ragged
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows
 from qa_lightning.errors import UserError
 
-FORMAT = 4
+FORMAT = 5
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 _FIELDS = {field.name: field.type for field in fields(Windows)}
@@ -58,6 +59,9 @@ def open_windows(folder: Path) -> Windows:
         found: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
         found["special"] = Special(**found["special"])
         found["settings"] = WindowSettings(**found["settings"])
+        report: dict[str, Any] = found["report"]
+        ids = {key: tuple(value) for key, value in report.items() if isinstance(value, list)}
+        found["report"] = ReadReport(**report | ids)
         for name, kind in _FIELDS.items():
             if kind == "pa.Table":
                 mapped = pa.memory_map(str(folder / f"{name}.arrow"))

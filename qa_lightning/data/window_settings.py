@@ -1,6 +1,7 @@
 """The sizes of windows and batches, stated once; imports little, for the help of the commands."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from qa_lightning.errors import UserError
 
@@ -34,6 +35,8 @@ class WindowSettings:
     # that lies there is ignored by the loss.
     first_window_only: bool = False
     every_answer: bool = False  # label a window for each answer, not for the first alone
+    # Where answers may begin and end: at whole words, or at any token.
+    answer_boundaries: Literal["word", "token"] = "word"
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -41,6 +44,10 @@ class WindowSettings:
             raise UserError(
                 f"max_question_tokens must be at least 1 and overlap at least 0, not "
                 f"{self.max_question_tokens} and {self.overlap}"
+            )
+        if self.answer_boundaries not in ("word", "token"):
+            raise UserError(
+                f'answer_boundaries must be "word" or "token", not "{self.answer_boundaries}"'
             )
         room = self.window - self.max_question_tokens - SPECIAL_TOKENS
         if self.overlap >= room:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qa_lightning.data.tables import SquadTables
+from qa_lightning.data.tables import NO_PLACE, ReadReport, SquadTables
 from qa_lightning.data.tokens import (
     Progress,
     Ragged,
@@ -63,7 +63,7 @@ class Windows:
     context_ids: Ragged  # token ids of every context, int32; the next three have the same rows
     char_starts: Ragged  # first character of every context token, int32
     char_ends: Ragged  # one past its last character, int32
-    word_starts: Ragged  # whether the token begins a word, uint8
+    word_starts: Ragged  # whether an answer may begin here: at a word, or at any token; uint8
     question: np.ndarray  # row in `questions`, int32 `[windows]`; all arrays below have that shape
     context: np.ndarray  # row in `contexts`
     index: np.ndarray  # 0 for a question's first window, then counting up
@@ -73,6 +73,7 @@ class Windows:
     label_end: np.ndarray  # the same for the answer's last token (inclusive)
     special: Special
     settings: WindowSettings  # what they were made with
+    report: ReadReport  # on the tables that they were made from
     untokenizable_answers: int = 0  # answers without a token (white space, control characters)
 
     @cached_property
@@ -102,6 +103,8 @@ def make_windows(
     tokens = tokenise_contexts(tokenizer, texts, progress)
     question_ids = tokenise_questions(tokenizer, questions, settings.max_question_tokens, progress)
 
+    if settings.answer_boundaries == "token":
+        tokens["word_starts"].values[:] = 1
     targets = answer_targets(tables.questions, settings.every_answer)
     context = tables.questions["context"].to_numpy().astype(np.int64)[targets.question]
     spans = targets.first_char, targets.end_char
@@ -112,7 +115,7 @@ def make_windows(
     tokenless = first > last
     inside = ~tokenless[target] & (first[target] >= start) & (last[target] < start + length)
     lead = 1 if settings.context_first else 2 + question_length[target]
-    ignored = ~targets.labelled | (targets.has_answer & tokenless)
+    ignored = ~targets.labelled | (targets.has_answer & (~targets.placed | tokenless))
     if settings.first_window_only:  # where the answer stands is known, but it was cut away
         ignored |= targets.has_answer
     outside = np.where(ignored, IGNORED, NO_ANSWER_HERE)[target]
@@ -134,21 +137,23 @@ def make_windows(
         label_end=np.where(inside, last[target] - start + lead, outside).astype(np.int32),
         special=Special.of(tokenizer),
         settings=settings,
-        untokenizable_answers=int((targets.has_answer & tokenless).sum()),
+        report=tables.report,
+        untokenizable_answers=int((targets.placed & tokenless).sum()),
     )
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What windows are labelled with: each question's first answer, or each of its answers.
+    """What windows are labelled with: each question's first placed answer, or each placed answer.
 
-    All arrays have the shape `[targets]`; a question without an answer is one target.
+    All arrays have the shape `[targets]`; a question without a placed answer is one target.
     """
 
     question: np.ndarray  # row in the questions
-    first_char: np.ndarray  # of the answer in its context; -1 without an answer
+    first_char: np.ndarray  # of the answer in its context; -1 without a placed answer
     end_char: np.ndarray  # one past its last character
-    has_answer: np.ndarray
+    has_answer: np.ndarray  # whether the question has answers
+    placed: np.ndarray  # whether the place of one is known
     labelled: np.ndarray
 
 
@@ -156,19 +161,21 @@ def answer_targets(questions: pa.Table, every_answer: bool) -> Targets:
     """The targets of some questions, in their order."""
     answers = questions["answers"].combine_chunks()
     offsets = answers.offsets.to_numpy()
-    count = np.diff(offsets)
     starts = answers.values.field("start").to_numpy(zero_copy_only=False).astype(np.int64)
     lengths = pc.utf8_length(answers.values.field("text")).to_numpy(zero_copy_only=False)
+    placed_answers = np.flatnonzero(starts != NO_PLACE)
+    bounds = np.searchsorted(placed_answers, offsets)  # of each question's placed answers
+    count = np.diff(bounds)
     taken = np.maximum(count, 1) if every_answer else np.ones_like(count)
     question = np.repeat(np.arange(len(count)), taken)
     nth = np.arange(len(question)) - np.repeat(np.cumsum(taken) - taken, taken)
-    has_answer = (count > 0)[question]
-    answer = (offsets[:-1][question] + nth)[has_answer]
+    has_answer, placed = (np.diff(offsets) > 0)[question], (count > 0)[question]
+    answer = placed_answers[(bounds[:-1][question] + nth)[placed]]
     first_char, end_char = np.full((2, len(question)), -1, np.int64)
-    first_char[has_answer] = starts[answer]
-    end_char[has_answer] = starts[answer] + lengths[answer]
+    first_char[placed] = starts[answer]
+    end_char[placed] = starts[answer] + lengths[answer]
     labelled = questions["labelled"].to_numpy()[question]
-    return Targets(question, first_char, end_char, has_answer, labelled)
+    return Targets(question, first_char, end_char, has_answer, placed, labelled)
 
 
 def _split(

@@ -59,12 +59,13 @@ def example(scored: ScoredAnswers, row: int, *, mark_gold: bool = False) -> Exam
     """One of the scored questions.
 
     For "no answer", the best span is marked, if there is one; with `mark_gold` the first gold
-    answer.
+    answer whose place is known.
     """
     golds = scored.golds[row]
     begin, end = np.maximum(scored.answers.spans[row, 0], 0).tolist()  # (0, 0) if there is no span
-    if mark_gold and golds and scored.unanswered[row]:
-        begin, end = golds[0]["start"], golds[0]["start"] + len(golds[0]["text"])
+    if mark_gold and scored.unanswered[row]:
+        for gold in [gold for gold in golds if gold["start"] >= 0][:1]:
+            begin, end = gold["start"], gold["start"] + len(gold["text"])
     return Example(
         scored.questions["id"][row].as_py(),
         scored.questions["text"][row].as_py(),

@@ -155,8 +155,9 @@ def _breakdowns(scored: ScoredAnswers, windows: np.ndarray) -> dict[str, list[Gr
     for row in np.flatnonzero(scored.answerable).tolist():
         first = scored.golds[row][0]
         answer_words[row] = _bucket(_ANSWER, len(first["text"].split()))
-        place = 4 * first["start"] // max(len(scored.contexts[row]), 1)
-        quarter[row] = _QUARTERS[min(place, 3)]
+        if first["start"] >= 0:
+            place = 4 * first["start"] // max(len(scored.contexts[row]), 1)
+            quarter[row] = _QUARTERS[min(place, 3)]
     context_words = [_bucket(_CONTEXT, len(text.split())) for text in scored.contexts]
     number = [_bucket(_WINDOWS, count) for count in windows.tolist()]
     return {

@@ -19,7 +19,7 @@ class ScoredAnswers:
 
     questions: pa.Table  # see `qa_lightning.data.tables.QUESTIONS`
     contexts: list[str]
-    golds: list[list[dict[str, Any]]]  # with `text` and `start`; none if it is unanswerable
+    golds: list[list[dict[str, Any]]]  # with `text` and `start`, -1 if unknown; or none
     answerable: Bools  # whether there is a gold answer
     answers: Answers
     unanswered: Bools  # whether it was answered with "no answer"

@@ -122,7 +122,7 @@ def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: fl
     report = failure_report(*tables, answers, counts, threshold, worst=0)
     source = DataFile(str(labelled.file), sha256_of(labelled.file), len(windows.questions))
     when = "when it was exported, in float32"
-    return Scores(source, when, result.figures, threshold, report, labelled.dropped)
+    return Scores(source, when, result.figures, threshold, report)
 
 
 def _variant(file: Path, results: Mapping[str, EvaluationResult]) -> Variant:

@@ -61,7 +61,6 @@ class Scores:
     figures: Mapping[str, float]  # see `qa_lightning.evaluation.scoring.score_questions`
     threshold: float  # the effective null threshold
     report: Report | None = None  # where the model fails, if that was worked out
-    dropped: int = 0  # questions left out, since their answers do not stand in their text
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ class LabelledQuestions:
 
     file: Path
     windows: Windows
-    dropped: int  # questions of the file left out, since their answers do not stand in their text
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def read_labelled(file: Path, settings: InferenceSettings) -> LabelledQuestions:
     tables = read_squad(file)
     require_labels(tables.questions, f"--data {file}")
     windows = make_windows(tables, settings.tokenizer, settings.windows)
-    return LabelledQuestions(file, windows, len(tables.report.dropped))
+    return LabelledQuestions(file, windows)
 
 
 def score(logits: Logits, settings: InferenceSettings, windows: Windows) -> EvaluationResult:

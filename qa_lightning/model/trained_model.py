@@ -130,7 +130,7 @@ class TrainedModel:
         self.settings.tokenizer.save_pretrained(folder)
 
 
-def _without_labels(windows: WindowSettings) -> dict[str, int | bool]:
+def _without_labels(windows: WindowSettings) -> dict[str, int | bool | str]:
     """The window settings that matter for use: `every_answer` concerns labels alone."""
     return {name: value for name, value in vars(windows).items() if name != "every_answer"}
 

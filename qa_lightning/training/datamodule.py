@@ -18,14 +18,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from qa_lightning.data.batches import WindowDataset
+from qa_lightning.data.checks import reading_findings
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
-from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
+from qa_lightning.data.tables import SquadTables, require_labels, require_places
+from qa_lightning.data.token_checks import answers_never_given
 from qa_lightning.data.window_cache import FORMAT, open_windows, save_windows
-from qa_lightning.data.window_settings import WindowSettings
+from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.data.windows import Special, Windows, make_windows
 from qa_lightning.errors import UserError, require_valid
 
@@ -69,6 +71,7 @@ class SquadDataModule(LightningDataModule):
         context_first: bool = False,
         first_window_only: bool = False,
         every_answer: bool = False,
+        answer_boundaries: Literal["word", "token"] = "word",
         batch_size: int = 32,
         eval_batch_size: int = 64,
         batching: Literal["grouped", "random", "packed"] = "grouped",
@@ -100,6 +103,9 @@ class SquadDataModule(LightningDataModule):
             first_window_only: Cut a long context to its first window, instead of using several.
             every_answer: Make a training and validation window of every answer of a question, not
                 only of its first.
+            answer_boundaries: Where answers may begin and end: at whole words of the context, or at
+                any token, as texts need that write words without spaces (Japanese, Thai) or answers
+                inside words ("300" in "300crowns").
             batch_size: Training windows in a batch, on each device; with packed batches on average,
                 since those have the same number of tokens.
             eval_batch_size: The same for validation, test and prediction.
@@ -144,7 +150,13 @@ class SquadDataModule(LightningDataModule):
                 "--data.batching packed leaves nothing to pad; take --data.padding batch with it"
             )
         self.window_settings = WindowSettings(
-            window, overlap, max_question_tokens, context_first, first_window_only, every_answer
+            window,
+            overlap,
+            max_question_tokens,
+            context_first,
+            first_window_only,
+            every_answer,
+            answer_boundaries,
         )
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._tokenizer: PreTrainedTokenizerFast | None = None
@@ -165,8 +177,9 @@ class SquadDataModule(LightningDataModule):
             else:
                 self._prepare(split, folder, tables)
             windows = self._windows[split] = open_windows(folder)
+            name = self.source(split).name
             if split != "predict":
-                require_labels(windows.questions, self.source(split).name)
+                require_labels(windows.questions, name)
             self._describe(split)
 
     def setup(self, stage: str) -> None:
@@ -232,6 +245,7 @@ class SquadDataModule(LightningDataModule):
             self.hparams["seed"],
             self.hparams["holdout"] if of_training else 0.0,
             split == "holdout",
+            placed=split == "train",
         )
 
     def _settings(self, split: Split) -> WindowSettings:
@@ -247,6 +261,7 @@ class SquadDataModule(LightningDataModule):
             "format": FORMAT,
             "data": self.source(split).digest,
             "selection": asdict(self._selection(split)),
+            "labels": split != "predict",
             "windows": asdict(self._settings(split)),
             "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
             "special": asdict(Special.of(self.tokenizer)),
@@ -259,8 +274,9 @@ class SquadDataModule(LightningDataModule):
         source = self.source(split)
         if source.digest not in tables:
             rank_zero_info(f"{split}: reading {source.name}")
-            tables[source.digest] = read_squad(source)
-            _warn_about(source.name, tables[source.digest].report)
+            tables[source.digest] = read_squad(source, labels=split != "predict")
+        if split == "train":
+            require_places(tables[source.digest].report, source.name)
         try:
             selected = self._selection(split).of(tables[source.digest])
         except UserError as error:
@@ -270,14 +286,23 @@ class SquadDataModule(LightningDataModule):
         with tqdm(total=texts, desc=name, unit=" texts", file=sys.stderr) as bar:
             windows = make_windows(selected, self.tokenizer, self._settings(split), bar.update)
         save_windows(windows, folder)
-        if windows.untokenizable_answers:
-            rank_zero_warn(
-                f"{source.name}: {windows.untokenizable_answers} answers hold no token at all "
-                "(white space or control characters); their windows are ignored in the loss"
-            )
 
     def _describe(self, split: Split) -> None:
-        windows = self._windows[split]
+        """Log how much a split holds, and what is left out of it or can never be answered."""
+        windows, name = self._windows[split], self.source(split).name
+        found = list(reading_findings(windows.report)) if split != "holdout" else []
+        if split in ("train", "val"):
+            module = self.trainer.lightning_module if self.trainer else None
+            longest = getattr(module, "max_answer_tokens", MAX_ANSWER_TOKENS)
+            found += answers_never_given(windows, longest)
+        for finding in found:
+            log = rank_zero_info if finding.kind == "shifted_answers" else rank_zero_warn
+            log(f"{name}: {finding}")
+        if windows.untokenizable_answers:
+            rank_zero_warn(
+                f"{name}: {windows.untokenizable_answers} answers hold no token at all "
+                "(white space or control characters); their windows are ignored in the loss"
+            )
         questions = windows.questions
         answers = pc.list_value_length(questions.column("answers"))
         unanswerable = pc.sum(pc.equal(answers, 0)).as_py()
@@ -318,18 +343,4 @@ class SquadDataModule(LightningDataModule):
             # Without one of its own, every pass over the data would draw from the generator that
             # dropout draws from.
             generator=torch.Generator().manual_seed(self.hparams["seed"]),
-        )
-
-
-def _warn_about(name: str, report: ReadReport) -> None:
-    if report.shifted:
-        rank_zero_info(
-            f"{name}: {len(report.shifted)} answers stood one or two characters before the "
-            "place that the file names; corrected"
-        )
-    if report.misplaced:
-        ids = list(dict.fromkeys(report.misplaced))
-        rank_zero_warn(
-            f"{name}: skipped {len(report.misplaced)} answers that do not stand where the file "
-            f"says (questions {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
         )

@@ -182,15 +182,20 @@ class TestData:
         path = place.write(content)
         place.refused(place.run("fit", "--data.train", path), path, *causes)
 
-    def test_a_few_misplaced_answers_are_skipped_and_counted(self, place: Place) -> None:
+    def test_a_few_misplaced_answers_are_told_on_every_run(self, place: Place) -> None:
         content = squad_data(12, seed=1)
         misplace(1)(content)
         path = place.write(content)
-        outcome = place.run("fit", "--data.train", path, "--trainer.fast_dev_run", "true")
-        assert outcome.status == 0, outcome.err
-        assert f"{path}: skipped 1 answers" in outcome.out
-        assert "(questions 1-0-0)" in outcome.out
-        assert "train: 47 questions" in outcome.out
+        for _ in range(2):  # the second time from the cache
+            outcome = place.run("fit", "--data.train", path, "--trainer.fast_dev_run", "true")
+            assert outcome.status == 0, outcome.err
+            assert f"{path}: 1 answer not found where the file says" in outcome.out
+            assert f"{path}: 1 question with no answer that stands where" in outcome.out
+            assert outcome.out.count('"1-0-0"') == 2
+            assert "train: 47 questions" in outcome.out
+        outcome = place.run("validate", "--data.val", path)  # each question is scored
+        assert "val: 48 questions" in outcome.out
+        assert '"1-0-0"' in outcome.out
 
     def test_a_file_that_is_not_there(self, place: Place) -> None:
         path = place.folder / "nowhere.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +17,7 @@ from qa_lightning.data.checks import Check, FileCheck, check_files
 from qa_lightning.data.findings import Finding
 from qa_lightning.data.sources import Source
 from qa_lightning.data.squad import read_squad
-from qa_lightning.data.tables import require_labels
+from qa_lightning.data.tables import require_labels, require_places
 from qa_lightning.data.token_checks import Lengths
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.errors import UserError
@@ -117,7 +119,7 @@ class TestOneFile:
         assert file.problems == ()
         assert findings["misplaced_answers"].ids == ("lost", "half")
         assert findings["misplaced_answers"].message.startswith("2 answers ")
-        assert findings["dropped_questions"].ids == ("lost",)
+        assert findings["unplaced_questions"].ids == ("lost",)
         assert findings["shifted_answers"].ids == ("late",)
         assert findings["misplaced_plausible_answers"].ids == ("no",)
 
@@ -128,6 +130,35 @@ class TestOneFile:
         (file,) = check(file_of(paragraph("rome is old", *lost))).files
         assert len(file.problems) == 1 and "30 of 130 questions" in file.problems[0]
         assert found(file)["misplaced_answers"].ids == tuple(f"lost{n}" for n in range(30))
+
+    def test_empty_questions(self, check: Callable[..., Check]) -> None:
+        content = file_of(paragraph("rome is old", question("a", " "), question("b", "why?")))
+        (file,) = check(content).files
+        assert (file.problems, found(file)["empty_questions"].ids) == ((), ("a",))
+
+    @pytest.mark.parametrize("boundaries", ["word", "token"])
+    def test_answers_inside_words_are_never_given(
+        self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, boundaries: Any
+    ) -> None:
+        context = 'it cost 300crowns in "oslo". 東京 founded'
+        answers = {
+            "part of a word": "300",  # tokens 3, ##0, ##0 and so on: a letter each
+            "part of a token": "foun",
+            "whole words": "300crowns in",
+            "without its quotation mark": 'oslo"',
+            "one of the words": "東",
+        }
+        qas = [question(name, "?", (text, context.index(text))) for name, text in answers.items()]
+        qas.append(question("either", "?", ("foun", context.index("foun")), ("cost", 3)))
+        path = tmp_path / "f.json"
+        path.write_text(json.dumps(file_of(paragraph(context, *qas))))
+        settings = dataclasses.replace(SETTINGS, answer_boundaries=boundaries)
+        file = check_files([Source("f", path, "")], tokenizer, settings, 30).files[0]
+        never = found(file)["answers_inside_words"].ids
+        within_tokens = ("part of a token",)
+        assert never == (
+            ("part of a word", *within_tokens) if boundaries == "word" else within_tokens
+        )
 
     def test_repeated_questions_and_contexts(self, check: Callable[..., Check]) -> None:
         (file,) = check(
@@ -230,7 +261,9 @@ class TestSeveralFiles:
 def refusal(path: Path) -> str | None:
     """What training would say of a file; None if it would take it."""
     try:
-        require_labels(read_squad(path).questions, str(path))
+        tables = read_squad(path)
+        require_labels(tables.questions, str(path))
+        require_places(tables.report, str(path))
     except UserError as error:
         return str(error)
     return None

@@ -155,3 +155,26 @@ def test_no_held_out_article_stays(titles: list[str], share: float, seed: int) -
     assert abs(len(names[1]) - share * len(named)) <= 1
     again = split_articles(tables, share, seed)
     assert again[1].questions.equals(held.questions)
+
+
+def test_answers_without_a_place_are_left_out_of_training(write: Write) -> None:
+    lost = {"text": "tuba"}
+    path = write(
+        question("one of two", lost, answer("oboe")),
+        question("all", lost),
+        question("none"),
+        question("kept", answer("oboe"), answer("cello")),
+    )
+    tables = read_squad(path)
+    chosen = Selection(placed=True).of(tables)
+    rows = {row["id"]: row["answers"] for row in chosen.questions.to_pylist()}
+    assert {name: [a["text"] for a in answers] for name, answers in rows.items()} == {
+        "one of two": ["oboe"],
+        "none": [],
+        "kept": ["oboe", "cello"],
+    }
+    assert chosen.report.misplaced == ("one of two", "all")
+    assert kept(Selection(placed=True, unanswerable="drop").of(tables)) == ["one of two", "kept"]
+    assert kept(Selection().of(tables)) == ["one of two", "all", "none", "kept"]
+    with pytest.raises(UserError, match="no answer stands"):
+        Selection(placed=True).of(read_squad(write(question("all", lost))))

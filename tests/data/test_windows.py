@@ -6,9 +6,10 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +20,14 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
-from qa_lightning.data.tables import CONTEXTS, QUESTIONS, ReadReport, SquadTables
+from qa_lightning.data.squad import read_squad
+from qa_lightning.data.tables import CONTEXTS, NO_PLACE, QUESTIONS, ReadReport, SquadTables
 from qa_lightning.data.tokens import Ragged, tokens_of_characters
 from qa_lightning.data.window_settings import SPECIAL_TOKENS, WindowSettings
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE, Windows, make_windows
 from qa_lightning.errors import UserError
+from tests.helpers.data import REPOSITORY
+from tests.helpers.tokens import with_dropped_characters
 
 Span = tuple[int, int]
 """First character and one past the last."""
@@ -115,11 +119,17 @@ def usual_windows(
         return_offsets_mapping=True,
     )
     whole = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
+    whole_offsets = with_dropped_characters(context, whole["offset_mapping"])
+    end_of = dict(whole_offsets)  # by the first character; tokens of one share its end
     result = []
     for encoding, ids, offsets in zip(
         encoded.encodings, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
         owner = encoding.sequence_ids
+        offsets = [
+            (begin, max(end, end_of[begin])) if owner[token] == 1 else (begin, end)
+            for token, (begin, end) in enumerate(offsets)
+        ]
         span = (NO_ANSWER_HERE, NO_ANSWER_HERE)
         if answer is not None:
             touching = [
@@ -129,7 +139,7 @@ def usual_windows(
             ]
             wanted = [
                 token
-                for token, (begin, end) in enumerate(whole["offset_mapping"])
+                for token, (begin, end) in enumerate(whole_offsets)
                 if begin < answer[1] and end > answer[0]
             ]
             if not wanted:
@@ -277,9 +287,8 @@ def check_every_span(
     tokenizer: PreTrainedTokenizerFast, context: str, most: int, settings: WindowSettings
 ) -> None:
     """Ask for every span of `most` tokens at most, the first and last token included."""
-    offsets = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
+    encoded = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = with_dropped_characters(context, encoded["offset_mapping"])
     answers = [
         (offsets[first][0], offsets[last][1])
         for first in range(len(offsets))
@@ -605,3 +614,64 @@ def test_words_begin_where_the_tokenizer_says(tokenizer: PreTrainedTokenizerFast
         assert found[row] == begins
     # museum ##s , king ##ed !
     assert found[0] == [True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("title", ["decomposed", "emoji", "hindi", "arabic"])
+def test_an_answer_with_marks_behind_its_last_letter_is_labelled_whole(
+    shared: Path, title: str
+) -> None:
+    """The real vocabulary strips accents, and with them vowel signs and variation selectors."""
+    data = read_squad(REPOSITORY / "tests/cases/passages.json")
+    windows = make_windows(data, AutoTokenizer.from_pretrained(shared / "encoders/minilm-l6"), ROOM)
+    titles, answers = data.contexts["title"].to_pylist(), data.questions["answers"].to_pylist()
+    rows = [row for row in range(len(windows)) if titles[int(windows.context[row])] == title]
+    gold = [answers[int(windows.question[row])][0]["text"] for row in rows]
+    assert len(gold) >= 4 and [decoded(windows, row) for row in rows] == gold
+
+
+ROOM = WindowSettings(384, 0)
+WORDS = st.text(st.sampled_from("aéñçôab\u0301\u0308िั️"), min_size=1, max_size=5).map("a".__add__)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(WORDS, min_size=1, max_size=8),
+    form=st.sampled_from(["NFC", "NFD"]),
+    chosen=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)
+def test_a_label_of_whole_words_decodes_to_them_composed_and_decomposed(
+    tokenizer: PreTrainedTokenizerFast,
+    words: list[str],
+    form: Literal["NFC", "NFD"],
+    chosen: tuple[int, int],
+) -> None:
+    words = [unicodedata.normalize(form, word) for word in words]
+    first, last = sorted(min(place, len(words) - 1) for place in chosen)
+    context = " ".join(words)
+    begin = len(" ".join([*words[:first], ""]))
+    end = begin + len(" ".join(words[first : last + 1]))
+    windows = make_windows(tables((context, [("?", [(begin, end)])])), tokenizer, ROOM)
+    assert decoded(windows, 0) == context[begin:end] == " ".join(words[first : last + 1])
+
+
+def test_answers_without_a_place_are_not_learnt_as_unanswerable(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    data = tables((ALPHABET, [("a", [place(ALPHABET, "c"), place(ALPHABET, "e")]), ("b", [])]))
+    rows = data.questions.to_pylist()
+    for lost, expected in ((1, (7, 7)), (2, UNKNOWN)):
+        for answer in rows[0]["answers"][:lost]:
+            answer["start"] = NO_PLACE
+        changed = replace(data, questions=pa.Table.from_pylist(rows, QUESTIONS))
+        for every_answer in (False, True):
+            windows = make_windows(changed, tokenizer, replace(ROOM, every_answer=every_answer))
+            assert labels(windows) == [expected, NONE]
+
+
+def test_answers_may_begin_at_any_token_if_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    data = tables(("300crowns", [("?", [(0, 3)])]))
+    starts = [
+        make_windows(data, tokenizer, replace(ROOM, answer_boundaries=unit)).word_starts.values
+        for unit in ("word", "token")
+    ]
+    assert [int(each.sum()) for each in starts] == [1, len(starts[0])]

@@ -56,7 +56,7 @@ def good_files(draw: st.DrawFn) -> Json:
     kinds = st.sampled_from(["answerable", "answerable", "unanswerable", "unlabelled"])
 
     def question(context: str) -> Json:
-        asked: Json = {"id": f"q{next(number)}", "question": draw(TEXTS)}
+        asked: Json = {"id": f"q{next(number)}", "question": draw(TEXTS) + "?"}
         kind = "answerable" if asked["id"] == "q0" else draw(kinds)
         if kind == "answerable":
             asked["answers"] = draw(st.lists(answers(context), min_size=1, max_size=3))
