@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from qa_lightning.data.problems import grouped
 from qa_lightning.data.sources import Source, raw_questions
 from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field, shown
 from qa_lightning.data.tables import SquadTables, tables_from_rows
@@ -26,7 +27,7 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
     is unanswerable, or, where `is_impossible` is false, without a label, as without `answers`.
 
     `problems` takes what is wrong with an article, a paragraph or a question, and reading continues
-    without it; the first of them is what would be raised. None raises it.
+    without it. None raises the first of them, with the number of those like it.
 
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
@@ -36,7 +37,8 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
     """
     if isinstance(source, Path):
         source = Source(str(source), source, digest="")
-    errors = ErrorCollector(problems)
+    found: list[str] = [] if problems is None else problems
+    errors = ErrorCollector(found)
     builder = _TableBuilder(source.name)
     collecting_garbage = gc.isenabled()
     gc.disable()  # it would search millions of new objects, of which none is in a cycle
@@ -49,6 +51,8 @@ def read_squad(source: Source | Path, problems: list[str] | None = None) -> Squa
             gc.enable()
     with errors:
         builder.check_misplaced()
+    if problems is None and found:
+        raise UserError(grouped(found, source.name)[0])
     return builder.tables()
 
 

@@ -131,7 +131,12 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
         lost += len(placed["answers"]) < len(question.get("answers", []))
         if question.get("answers") and not placed["answers"]:
             continue
-        row = {"id": question["id"], "text": question["question"], "context": context, **placed}
+        row = {
+            "id": str(question["id"]),
+            "text": question["question"],
+            "context": context,
+            **placed,
+        }
         row["labelled"] = "answers" in question and (
             bool(question["answers"]) or question.get("is_impossible", True)
         )
