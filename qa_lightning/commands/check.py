@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,17 +59,17 @@ def run(arguments: list[str]) -> int:
     tokenizer, counted = _tokenizer(options.tokenizer, settings)
     check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
     _log("")
-    changes = _write_corrected(sources[0], options.fix) if options.fix else None
+    changes = _write_corrected(sources[0], options.fix) if options.fix else []
     if options.json:
         sizes = ("window", "overlap", "max_question_tokens", "max_answer_tokens")
         about = {"tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None}
         about |= {name: options[name] for name in sizes}
-        if changes is not None:
+        if options.fix:
             about["fix"] = {"file": options.fix, "findings": [asdict(change) for change in changes]}
         print(json.dumps(_record(check) | about, indent=1))
     else:
-        lines = [*_text(check, counted), *_corrected(options.fix, changes)]
-        text = "\n".join(lines)
+        lines = [*_text(check, counted), *([f"\n{options.fix}: written"] if options.fix else [])]
+        text = "\n".join([*lines, *chain.from_iterable(map(_finding, changes))])
         # Ids and file names may hold what the terminal cannot show.
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -139,14 +140,6 @@ def _write_corrected(source: Source, out: str) -> list[Finding]:
     except OSError as error:
         raise UserError(f"--fix {out}: {error.strerror}; name a file that can be made") from error
     return changes
-
-
-def _corrected(out: str | None, changes: list[Finding] | None) -> Iterator[str]:
-    if changes is None:
-        return
-    yield from ("", f"{out}: written" + ("" if changes else ", with nothing to correct"))
-    for change in changes:
-        yield from _finding(change)
 
 
 def _log(doing: str) -> None:

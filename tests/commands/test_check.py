@@ -81,7 +81,7 @@ class TestCommand:
         file = str(squad_files["val"])
         assert run([file, "--tokenizer", "none"]) == 1
         out = " ".join(capsys.readouterr().out.split())
-        assert out.count("an empty text") == 1 and "(the same at 1,379 more places: question" in out
+        assert out.count("an empty text") == 1 and "(the same at 1,379 more places, for" in out
         assert run([file, "--tokenizer", "none", "--json"]) == 1
         assert len(json.loads(capsys.readouterr().out)["files"][0]["problems"]) == 1380
 

@@ -118,6 +118,7 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
     expected = []
     lost = with_answers = 0
     for paragraph, question in questions(json.loads(plain.decode("utf-8-sig"))):
+        question = {key: value for key, value in question.items() if value is not None}
         context = paragraph["context"]
         placed = {
             key: [

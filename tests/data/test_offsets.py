@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_lightning.data.offsets import UNITS, Case, at_the_place, explain_misplaced
+from qa_lightning.data.offsets import UNITS, Case, Unit, at_the_place, explain_misplaced
 from tests.helpers.data import REPOSITORY
 
 COUNT: dict[str, Callable[[str], int]] = {  # how long what stands before an answer is
@@ -27,15 +27,12 @@ CONTEXT = "Zoë sang in  Gent.\n😀 Ana played\u00a0the oboe.\nÉva ran."
 @pytest.mark.parametrize(("unit", "count"), zip(UNITS, COUNT.values(), strict=True))
 @given(pieces=PIECES, more=PIECES)
 def test_places_in_every_unit(
-    unit: object, count: Callable[[str], int], pieces: list[str], more: list[str]
+    unit: Unit, count: Callable[[str], int], pieces: list[str], more: list[str]
 ) -> None:
     before, text = "".join(pieces), "Ana" + "".join(more) + "."
     if unit is UNITS[3]:
         before = before.replace("\n", "\r\n")
-    assert UNITS[UNITS.index(unit)].standing(before + text, text, count(before)) == (  # type: ignore[arg-type]
-        text,
-        len(before),
-    )
+    assert unit.standing(before + text, text, count(before)) == (text, len(before))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +58,7 @@ def test_the_unit_of_a_file_is_named(unit: str, context: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "words"),
-    [("nbsp.json", "of any kind"), ("crlf.json", r"two characters (\r\n) as one")],
+    [("nbsp.json", "all spaces and line ends"), ("crlf.json", r"two characters (\r\n) as one")],
 )
 def test_files_of_other_tools(file: str, words: str) -> None:
     content = json.loads((REPOSITORY / "tests" / "cases" / file).read_text(encoding="utf-8"))

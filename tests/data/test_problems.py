@@ -10,12 +10,9 @@ def test_one_kind_is_one_line() -> None:
         f'f.json: question "q{n}", answers[{n % 3}]: "text" must be a string, but is {n}'
         for n in range(1380)
     ]
-    assert grouped(problems, "f.json") == [
-        'f.json: question "q0", answers[0]: "text" must be a string, but is 0 (the same at 1,379 '
-        'more places: question "q1", question "q2", question "q3", question "q4", question "q5" '
-        "and others)"
-    ]
-    assert EXAMPLES == 5
+    (told,) = grouped(problems, "f.json")
+    places = ", ".join(f'question "q{n}"' for n in range(1, 1 + EXAMPLES))
+    assert told == f"{problems[0]} (the same at 1,379 more places, for instance {places})"
 
 
 def test_kinds_stay_apart_in_the_order_of_their_first() -> None:

@@ -223,7 +223,10 @@ def test_a_mistake_that_is_made_often_is_told_once(write: Write) -> None:
     message = str(error.value)
     assert message.count("an empty text") == 1 and len(message) < 400
     assert '"empty0", answers[0]: an empty' in message
-    assert 'the same at 1,379 more places: question "empty1", question "empty2"' in message
+    assert (
+        'the same at 1,379 more places, for instance question "empty1", question "empty2"'
+        in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     problems: list[str] = []
     assert len(list(iter_questions(path, "f.jsonl", ErrorCollector(problems)))) == 2
     assert problems == [
-        "f.jsonl: not valid JSON at line 3, column 8: Expecting value",
+        "f.jsonl: not valid JSON at line 3, column 7: Expecting value",
         "f.jsonl: line 4: expected an object, found 7",
         'f.jsonl: line 5: the key "paragraphs" is missing',
         f"f.jsonl: not valid JSON at line 7, column {len(good)}: Expecting ',' delimiter",
