@@ -121,11 +121,13 @@ def _is_json_lines(text: str) -> bool:
 
 def _paragraphs(item: Any, where: str) -> list[tuple[str, Any]]:
     """The paragraphs of an article, each after its location; a paragraph or row is its own."""
-    if "paragraphs" not in item:
-        for key in () if type(item.get("context")) is str else _OTHER_DATASETS.keys() & item.keys():
-            raise UserError(f"{where}: {_OTHER_DATASETS[key]} data are not read; give {READABLE}")
-        if _KEYS_OF_ITEMS & item.keys():
-            return [(where, item)]
+    others = _OTHER_DATASETS.keys() & item.keys()
+    if others and "paragraphs" not in item and type(item.get("context")) is not str:
+        raise UserError(
+            f"{where}: {_OTHER_DATASETS[min(others)]} data are not read; give {READABLE}"
+        )
+    if "paragraphs" not in item and _KEYS_OF_ITEMS & item.keys():
+        return [(where, item)]
     paragraphs = enumerate(field(item, "paragraphs", list, where))
     return [(f"{where}.paragraphs[{p}]", one) for p, one in paragraphs]
 
@@ -134,9 +136,8 @@ def _records(paragraph: Any, where: str) -> list[tuple[str, Any]]:
     """The questions of a paragraph, each after its location; a row is one itself."""
     if "qas" not in paragraph and {"id", "question", "answers"} & paragraph.keys():
         return [(where, paragraph)]
-    return [
-        (f"{where}.qas[{q}]", one) for q, one in enumerate(field(paragraph, "qas", list, where))
-    ]
+    records = enumerate(field(paragraph, "qas", list, where))
+    return [(f"{where}.qas[{q}]", one) for q, one in records]
 
 
 def _official(record: Any, location: str) -> Any:
@@ -181,9 +182,9 @@ def _parsed(text: str, name: str, number: int | None = None) -> Any:
         problem = f"not valid JSON at line {line}, column {error.colno}: {error.msg}"
         if not text.strip():
             problem = "the file is empty"
-        elif number is None and (
-            error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        ):
+        elif number:
+            pass  # a line of several, which may be cut off by itself
+        elif error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             problem = "the file is cut off: it ends in the middle of its JSON, at line "
             problem += f"{line}. Fetch it again."
     except RecursionError:
