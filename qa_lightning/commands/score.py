@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from qa_lightning.commands.parser import CommandParser, Number
-from qa_lightning.data.squad_json import ErrorCollector, field, iter_questions, read_json
+from qa_lightning.data.squad_json import (
+    ErrorCollector,
+    field,
+    iter_questions,
+    optional_field,
+    read_json,
+)
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
@@ -71,9 +77,8 @@ def _golds(path: str) -> dict[str, list[str]]:
     for raw in iter_questions(Path(path), path, ErrorCollector(), contexts=False):
         identity = field(raw.record, "id", str, raw.location)
         location = f"{path}: question {identity}"
-        if "answers" not in raw.record:
+        if (answers := optional_field(raw.record, "answers", list, location)) is None:
             raise UserError(f"{location} has no 'answers'; only a labelled file can be scored")
-        answers = field(raw.record, "answers", list, location)
         golds[identity] = [field(answer, "text", str, location) for answer in answers]
     if not golds:
         raise UserError(f"{path} holds no questions")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from qa_lightning.data.correction import misplaced_findings
 from qa_lightning.data.duplicates import Content
 from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.sources import Source
@@ -75,7 +76,9 @@ def check_files(
         try:
             tables = read_squad(source, problems)
         except UserError as error:
-            files.append(FileCheck(source.name, source.digest, (*problems, str(error))))
+            problems.append(str(error))
+            about = (source.name, source.digest, tuple(problems))
+            files.append(FileCheck(*about, findings=tuple(misplaced_findings(source))))
             continue
         with ErrorCollector(problems):
             require_labels(tables.questions, source.name)
@@ -84,6 +87,8 @@ def check_files(
         content = Content(tables)
         contents.append((source.name, content))
         found = [*_about_tables(tables), *content.repeated()]
+        if tables.report.misplaced or tables.report.misplaced_plausible:
+            found += misplaced_findings(source)
         tokens = None
         if tokenizer is not None:
             log(f"tokenising {source.name}")

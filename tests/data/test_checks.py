@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.checks import Check, FileCheck, check_files
 from qa_lightning.data.findings import Finding
+from qa_lightning.data.problems import grouped
 from qa_lightning.data.sources import Source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import require_labels, require_places
@@ -160,6 +161,18 @@ class TestOneFile:
             ("part of a word", *within_tokens) if boundaries == "word" else within_tokens
         )
 
+    def test_why_answers_are_misplaced(self, check: Callable[..., Check]) -> None:
+        here = "Zoë sang in Köln. Ana played in Gent, Éva ran."
+        bytes_before = [(word, len(here[: here.index(word)].encode())) for word in ("ran", "Gent")]
+        lost = [question(f"q{n}", f"{n}?", ("ran", 46 + 3)) for n in range(9)]
+        lost[3]["answers"] = [{"text": "ran", "answer_start": bytes_before[0][1]}]
+        (file,) = check(file_of(paragraph(here, lost[0]))).files
+        assert found(file)["misplaced_places"].message == (
+            "in the context of question \"q0\", for instance, '' stands at character 49, not 'ran'"
+        )
+        (file,) = check(file_of(paragraph(here, lost[3]))).files
+        assert "answer_start counts UTF-8 bytes" in found(file)["misplaced_places"].message
+
     def test_repeated_questions_and_contexts(self, check: Callable[..., Check]) -> None:
         (file,) = check(
             file_of(
@@ -278,7 +291,7 @@ def test_refuses_what_training_refuses_with_the_same_words(
     path.write_bytes(content)
     source = Source(str(path), path, "")
     (file,) = check_files([source], tokenizer, SETTINGS, 30).files
-    assert next(iter(file.problems), None) == refusal(path)
+    assert next(iter(grouped(file.problems, str(path))), None) == refusal(path)
 
 
 def test_every_mistake_is_told_at_once(check: Callable[..., Check]) -> None:
