@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+SHOWN_IDS = 5
+"""Questions that one line names."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -11,6 +14,13 @@ class Finding:
     kind: str  # a name for programs, such as "misplaced_answers"
     message: str
     ids: tuple[str | tuple[str, ...], ...] = ()  # questions, or groups of them, in the file's order
+
+    @property
+    def with_ids(self) -> str:
+        """The message and the first ids, in one line."""
+        more = ", ..." if len(self.ids) > SHOWN_IDS else ""
+        shown = ", ".join(map(str, self.ids[:SHOWN_IDS]))
+        return f"{self.message} (questions {shown}{more})" if shown else self.message
 
 
 def findings(

@@ -24,6 +24,7 @@ from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import ReadReport, SquadTables, require_labels
+from qa_lightning.data.token_checks import unread
 from qa_lightning.data.window_cache import FORMAT, open_windows, save_windows
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows, make_windows
@@ -95,7 +96,7 @@ class SquadDataModule(LightningDataModule):
             predict: Questions to answer, as for `val`; answers are not needed.
             window: Tokens of a window at most, special tokens included.
             overlap: Context tokens that consecutive windows of a question share.
-            max_question_tokens: A longer question is cut to its first tokens.
+            max_question_tokens: A longer question loses its middle, and keeps so many tokens.
             context_first: Put the context before the question in a window.
             first_window_only: Cut a long context to its first window, instead of using several.
             every_answer: Make a training and validation window of every answer of a question, not
@@ -286,6 +287,8 @@ class SquadDataModule(LightningDataModule):
             f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
             f"{windows.lengths.mean():.0f} tokens on average"
         )
+        for finding in unread(windows, self.tokenizer.unk_token_id):
+            rank_zero_warn(f"{split}: {finding.with_ids}")
 
     def _loader(self, split: Split) -> DataLoader:
         windows = self.windows(split)
