@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 COLLAPSED = 99.0
 """Percent of questions with the same verdict (answered or not) that is worth a warning."""
 
+ENOUGH_TO_TELL = 10
+"""Answerable questions that must be there before leaving nearly all unanswered says something."""
+
 NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens", "compile")
 """What a user may change after training stays out of the checkpoint's hyperparameters, which would
 otherwise win over the command line."""
@@ -356,7 +359,7 @@ class QuestionAnsweringModule(LightningModule):
         """Warn of a model that wrongly says the same to nearly every question."""
         rate = figures["no_answer_rate"]
         answered = f"{rate:.1f} % of the questions were answered with 'no answer'"
-        if rate >= COLLAPSED and "HasAns_total" in figures:
+        if rate >= COLLAPSED and figures.get("HasAns_total", 0) >= ENOUGH_TO_TELL:
             trained_on = ""
             if self.trainer.state.fn == "fit":
                 share = no_answer_share(self.datamodule.windows("train").label_start)

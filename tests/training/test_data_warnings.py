@@ -53,7 +53,7 @@ def test_a_model_that_learns_no_answer_from_long_contexts(
     options: list[Any], tmp_path: Path
 ) -> None:
     """One window in ten holds the answer: it is told at the start, and when the model collapses."""
-    content = squad_data(4)
+    content = squad_data(12)
     for article in content["data"]:
         (paragraph,) = article["paragraphs"]
         paragraph["context"] += " people built a small old bridge." * 60
