@@ -17,8 +17,8 @@ from qa_lightning.errors import UserError
 
 EXAMPLES = """\
 examples:
-  python -m qa_lightning score dev.json predictions.json
-  python -m qa_lightning score dev.json predictions.json --na-prob-file null_odds.json
+  python -m qa_lightning score dev.json answers.json
+  python -m qa_lightning score dev.json predictions.json -n null_odds.json -t 0.22
 """
 
 
@@ -57,6 +57,13 @@ def _score(data: str, predicted: str, odds: str | None, threshold: float) -> dic
         print(
             f"warning: {len(golds) - len(scored)} of {len(golds)} questions have no prediction "
             f"and are left out of every figure (the first: {missing})",
+            file=sys.stderr,
+        )
+    if odds is None and all(predictions[key] for key in scored) and not all(map(golds.get, scored)):
+        print(
+            "warning: every question is answered, also those without a gold answer. Best texts "
+            "(predictions.json) are scored with --na-prob-file and --na-prob-thresh; answers at "
+            "the null threshold are in answers.json",
             file=sys.stderr,
         )
     null_odds = None

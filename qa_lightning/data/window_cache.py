@@ -21,7 +21,7 @@ from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Special, Windows
 from qa_lightning.errors import UserError
 
-FORMAT = 5
+FORMAT = 6
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 _FIELDS = {field.name: field.type for field in fields(Windows)}

@@ -96,6 +96,19 @@ def test_files_of_other_tools(
         assert json.loads(capsys.readouterr().out)["exact"] == exact
 
 
+def test_best_texts_taken_for_answers_are_told(
+    write: Callable[[str, Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write("data.json", squad({"q1": ["x"], "q2": []}))
+    predictions = write("predictions.json", {"q1": "x", "q2": "y"})
+    assert run([data, predictions]) == 0
+    assert "--na-prob-file" in capsys.readouterr().err
+    assert run([data, predictions, "-n", write("odds.json", {"q1": 0.5, "q2": 0.5})]) == 0
+    assert run([data, write("answers.json", {"q1": "x", "q2": ""})]) == 0
+    assert run([write("all.json", squad({"q1": ["x"]})), predictions]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_sweeps_ties_in_the_order_of_the_odds_file(
     write: Callable[[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

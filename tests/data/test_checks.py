@@ -220,6 +220,30 @@ class TestOneFile:
         (file,) = check({"data": [{"paragraphs": [one]}]}).files
         assert list(found(file)) == [kind]
 
+    def test_long_contexts_teach_no_answer(self, check: Callable[..., Check]) -> None:
+        """Windows of 33 tokens of context, 25 further each: one of 10 holds the answer, or of 3."""
+        for sentences, share in ((63, "90.0 %"), (20, None)):
+            one = paragraph("rome is old. " * sentences, question("a", "what is old?", ("rome", 0)))
+            (file,) = check({"data": [{"paragraphs": [one]}]}).files
+            findings = found(file)
+            assert "lack the answer, " in findings["no_unanswerable_questions"].message
+            danger = findings.get("few_windows_with_answer")
+            assert (danger is not None) == (share is not None)
+            if danger and share:
+                assert danger.message.startswith(f"{share} of the windows hold no answer")
+                assert "--model.unanswerable_share" in danger.message
+                assert share in findings["no_unanswerable_questions"].message
+
+    def test_the_wrong_vocabulary(self, check: Callable[..., Check]) -> None:
+        chinese = "长江是亚洲第一长河. rome is old. " + "who " * 10
+        one = paragraph(chinese, question("a", "what is old?", ("rome", chinese.index("rome"))))
+        (file,) = check({"data": [{"paragraphs": [one]}]}).files
+        # Each of nine characters is a token of its own that the vocabulary lacks; 15 others.
+        told = found(file)["unknown_tokens"].message
+        assert told.startswith("37.5 % of the contexts' tokens and 0.0 % of the questions'")
+        (good,) = check({"data": [{"paragraphs": [{**one, "context": "rome is old"}]}]}).files
+        assert "unknown_tokens" not in found(good)
+
 
 class TestSeveralFiles:
     def test_what_stands_in_both(self, check: Callable[..., Check]) -> None:

@@ -58,7 +58,7 @@ def test_files_of_other_tools(
         for one in row
     ]
     assert given == answers
-    assert (tables.report.misplaced, tables.report.shifted, tables.report.dropped) == ((), (), ())
+    assert (tables.report.misplaced, tables.report.shifted, tables.report.unplaced) == ((), (), ())
     assert correct(path) == (content, {})
 
 
