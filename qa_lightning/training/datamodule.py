@@ -306,9 +306,9 @@ class SquadDataModule(LightningDataModule):
             )
         questions = windows.questions
         answers = pc.list_value_length(questions.column("answers"))
-        unanswerable = pc.sum(pc.equal(answers, 0)).as_py()
+        without = f" ({pc.sum(pc.equal(answers, 0)).as_py():,} without answer)"
         rank_zero_info(
-            f"{split}: {questions.num_rows:,} questions ({unanswerable:,} without answer) on "
+            f"{split}: {questions.num_rows:,} questions{without if split != 'predict' else ''} on "
             f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
             f"{windows.lengths.mean():.0f} tokens on average"
         )
