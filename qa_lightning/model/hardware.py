@@ -8,37 +8,11 @@ from pathlib import Path
 import torch
 
 
-def choose_precision(accelerator: str) -> tuple[str, str]:
-    """Choose a precision, by Lightning's name, for an accelerator; with the reason in words."""
-    wants_cuda = accelerator in ("auto", "gpu", "cuda")
-    if wants_cuda and torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16-mixed", f"{name} computes in bfloat16"
-        return "16-mixed", f"{name} computes in float16, but not in bfloat16"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "32-true", "mixed precision is not faster on Apple's GPUs"
-    if accelerator in ("auto", "cpu"):
-        if cpu_has_fast_bfloat16():
-            return "bf16-mixed", "this CPU multiplies bfloat16 in hardware"
-        return "32-true", "this CPU has no fast bfloat16"
-    return "32-true", f"nothing better is known for accelerator {accelerator!r}"
-
-
 def best_device() -> str:
     """The kind of device to compute on: a GPU if there is one."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def cpu_has_fast_bfloat16() -> bool:
-    """Whether the CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
-    for line in _cpu_info().splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
-    return False
 
 
 @functools.cache

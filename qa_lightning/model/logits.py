@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
 from qa_lightning.model.attention import AttentionBackend, packed_arguments, use_window_attention
-from qa_lightning.model.hardware import best_device, choose_precision
+from qa_lightning.model.hardware import best_device
 from qa_lightning.model.linear import use_fast_linear
+from qa_lightning.model.precision import choose_precision
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
+
+log = logging.getLogger(__name__)
 
 Logits = Callable[[Batch], Tensor]
 """A model in use: gives the start and end logits of a batch.
@@ -47,7 +51,10 @@ def model_logits(
         encoder.eval().to(target)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {error}") from error
-    precision = precision or choose_precision(target.type)[0]
+    if precision is None:
+        sizes = encoder.config.dim, encoder.config.hidden_dim
+        precision, reason = choose_precision(target.type, *sizes)
+        log.info("precision: %s (%s)", precision, reason)
     half = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     if precision not in half:
         raise UserError(f"precision must be one of {', '.join(half)}, not {precision!r}")

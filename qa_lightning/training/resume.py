@@ -37,6 +37,9 @@ POSITION = "position"
 SHARDED = "sharded"
 """Key there: whether the optimizer's state is numbered as FSDP does it, unlike all others."""
 
+PRECISION = "precision"
+"""Key there: the precision that the run computes in, and resumes in."""
+
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of `last.ckpt`, if nothing else is asked for."""
 
@@ -107,7 +110,12 @@ class LastCheckpoint(Callback):
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, state)
         sharded = isinstance(trainer.strategy, FSDPStrategy)
-        checkpoint[POSITION] = {**asdict(position), "random": states, SHARDED: sharded}
+        checkpoint[POSITION] = {
+            **asdict(position),
+            "random": states,
+            SHARDED: sharded,
+            PRECISION: str(trainer.precision),
+        }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -123,6 +131,7 @@ class LastCheckpoint(Callback):
                 "(--model.pretrained with its model folder), but not resumed"
             )
         states = saved.pop("random")
+        saved.pop(PRECISION, None)
         self._random = states[trainer.global_rank % len(states)]
         self.position = self._written = Position(**saved)
         self._resumed = True
