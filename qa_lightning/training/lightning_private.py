@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
+SIGTERM_QUESTION = "_broadcast_sigterm_tensor"
+
+
 @dataclass(frozen=True)
 class Position:
     """How far training has come, between two optimizer steps.
@@ -82,6 +85,16 @@ def set_logger_step(trainer: Trainer, step: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
+def logs_now(trainer: Trainer) -> bool:
+    """Whether Lightning logs training figures at the end of this batch.
+
+    Logging waits for the device: what else has to be read of it is best read at the same batch.
+    """
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    stepped = not trainer.fit_loop._should_accumulate()
+    return bool(every) and stepped and trainer.global_step % every == 0
+
+
 def start_epoch_afresh(trainer: Trainer) -> None:
     """Have a resumed run start its epoch at the first batch.
 
@@ -95,3 +108,12 @@ def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
     environment = trainer._accelerator_connector.cluster_environment
     requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
     return environment if requeues else None  # type: ignore[return-value]
+
+
+def leave_signals_to_us(trainer: Trainer) -> None:
+    """Have Lightning not ask in every step whether the first process got SIGTERM.
+
+    It broadcasts the answer and waits for it, with several processes, although `LastCheckpoint`
+    handles that signal instead.
+    """
+    setattr(trainer.fit_loop.epoch_loop, SIGTERM_QUESTION, lambda: None)
