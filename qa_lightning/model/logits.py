@@ -105,14 +105,14 @@ def packed_logits(
 ) -> Tensor:
     """Logits as `padded_logits` gives them, computed in one row without the padding."""
     windows, width = input_ids.shape
-    row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.indices]
+    row = nn.functional.pad(input_ids.flatten(), (0, 1)).index_select(0, packing.indices)
     hidden = encode(
         input_ids=row.unsqueeze(0),
         position_ids=(packing.indices % width).unsqueeze(0),
         **packed_arguments(backend, packing, attention_mask),
     )[0]
     padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
-    logits = head_logits(encoder, hidden)[0]
+    logits = head_logits(encoder, hidden).squeeze(0)
     return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
 
 

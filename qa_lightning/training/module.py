@@ -195,7 +195,8 @@ class QuestionAnsweringModule(LightningModule):
         """How packed windows attend on this device; announced when it is chosen."""
         half = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if half else self.encoder.dtype
-        backend = choose_backend(device, dtype)
+        config = self.encoder.config
+        backend = choose_backend(device, dtype, config.dim // config.n_heads)
         if backend != self._packed_backend:
             self._packed_backend = backend
             rank_zero_info(f"packed windows: attention backend {backend}")

@@ -44,6 +44,7 @@ PRECISION = "precision"
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of `last.ckpt`, if nothing else is asked for."""
 
+
 class Interrupted(Exception):
     """Training was asked to stop, and did so between two steps."""
 

@@ -24,7 +24,14 @@ def syncs_of(
     counting["init_args"] = {"folder": str(folder)}
     command = [
         *(sys.executable, "-m", "qa_lightning", "fit", *QUIET, *TINY_WINDOWS),
-        *("--model.pretrained", encoder, "--data.train", files["train"], "--data.val", files["val"]),
+        *(
+            "--model.pretrained",
+            encoder,
+            "--data.train",
+            files["train"],
+            "--data.val",
+            files["val"],
+        ),
         *("--data.batch_size", 2, "--trainer.max_epochs", 1, "--trainer.log_every_n_steps", EVERY),
         *("--trainer.default_root_dir", folder, "--trainer.num_sanity_val_steps", 0),
         "--trainer.callbacks+=" + json.dumps(counting),
