@@ -32,7 +32,7 @@ from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.hardware import keep_freed_memory
 from qa_lightning.model.precision import choose_precision
 from qa_lightning.model.run_folder import CHECKPOINTS, LAST
-from qa_lightning.training import slurm
+from qa_lightning.training import lightning_private, slurm
 from qa_lightning.training.best_model import SaveBestModel
 from qa_lightning.training.checkpoint_files import (
     AtomicCheckpointIO,
@@ -256,9 +256,13 @@ class QuestionAnsweringCLI(LightningCLI):
         return Path(getattr(best, "dirpath", None) or self.trainer.default_root_dir)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it, and turn what it dies of into a UserError."""
-        with as_user_error(self._folder()):
-            super()._run_subcommand(subcommand)
+        """Run it, and turn what it dies of into a UserError; all processes end with this one."""
+        try:
+            with as_user_error(self._folder()):
+                super()._run_subcommand(subcommand)
+        except BaseException:
+            lightning_private.end_other_processes(self.trainer)
+            raise
 
     def _choose_precision(self, trainer: Namespace) -> str:
         """Choose the precision if none was given: one for all processes, and for a resumed run."""

@@ -6,6 +6,8 @@ version, and `tests/training/test_lightning_private.py` says what changed when t
 
 from __future__ import annotations
 
+import subprocess
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+
+PATIENCE = 5.0
+"""Seconds that processes have to say what went wrong with them."""
 
 SIGTERM_QUESTION = "_broadcast_sigterm_tensor"
 
@@ -101,6 +106,24 @@ def start_epoch_afresh(trainer: Trainer) -> None:
     With `--trainer.max_steps` Lightning takes every resumed epoch for one that is in progress.
     """
     trainer.fit_loop.epoch_loop.restarting = False
+
+
+def end_other_processes(trainer: Trainer) -> None:
+    """After an error, end the processes that this one started, once they had time to end themselves.
+
+    An error in the first process alone leaves the others waiting for it, with their GPUs, until
+    their exchange times out. Lightning ends them only when another process fails.
+    """
+    watched = getattr(trainer.strategy.launcher, "procs", [])
+    others = list(watched)
+    watched.clear()  # Lightning watches this list, and would kill this process with them
+    patience = time.monotonic() + PATIENCE
+    for process in others:
+        try:
+            process.wait(max(0.0, patience - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # in an exchange, a process sees no milder signal
+            process.wait()
 
 
 def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
