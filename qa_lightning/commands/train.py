@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import qa_lightning
@@ -29,7 +29,7 @@ from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
 from qa_lightning.model.checkpoint import read_checkpoint
-from qa_lightning.model.hardware import keep_freed_memory
+from qa_lightning.model.hardware import keep_freed_memory, unusable_gpu
 from qa_lightning.model.precision import choose_precision
 from qa_lightning.model.run_folder import CHECKPOINTS, LAST
 from qa_lightning.training import lightning_private, slurm
@@ -44,7 +44,7 @@ from qa_lightning.training.evaluation_files import EvaluationFiles
 from qa_lightning.training.failures import as_user_error, check_folder
 from qa_lightning.training.guards import FiniteLoss
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.optimizer import check_schedule_ends
+from qa_lightning.training.optimizer import check_schedule_ends, compute_as_ddp
 from qa_lightning.training.progress_bar import progress_bar
 from qa_lightning.training.resume import (
     POSITION,
@@ -60,7 +60,7 @@ from qa_lightning.training.throughput import Throughput
 TRAINER_DEFAULTS = {
     "max_epochs": 3,
     "gradient_clip_val": 1.0,
-    "log_every_n_steps": 10,
+    "log_every_n_steps": None,  # by the device
     # The first batch holds the longest windows: if it fits and can be scored, so do the others.
     "num_sanity_val_steps": 1,
 }
@@ -218,6 +218,14 @@ class QuestionAnsweringCLI(LightningCLI):
         """Fill in what depends on the hardware, on the encoder or on the checkpoint."""
         options = self.config[self.subcommand]
         trainer, data = options["trainer"], options["data"]
+        if trainer["accelerator"] in ("auto", "gpu", "cuda") and (problem := unusable_gpu()):
+            if trainer["accelerator"] != "auto":
+                raise UserError(f"--trainer.accelerator {trainer['accelerator']}: {problem}")
+            rank_zero_warn(f"{problem}. Until then the CPU computes.")
+            trainer["accelerator"] = "cpu"
+        if trainer["log_every_n_steps"] is None:  # logging waits for the device
+            on_cuda = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+            trainer["log_every_n_steps"] = 50 if on_cuda else 10
         if trainer["accelerator"] == "cpu" or not torch.cuda.is_available():
             keep_freed_memory()
         if data["tokenizer"] is None:
@@ -237,6 +245,7 @@ class QuestionAnsweringCLI(LightningCLI):
         if self.trainer.max_steps == self.trainer.max_epochs == -1:
             check_schedule_ends(float("inf"))
         self._check_strategy()
+        compute_as_ddp(self.trainer)
         if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)
 

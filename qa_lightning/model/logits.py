@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
 from qa_lightning.model.attention import AttentionBackend, packed_arguments, use_window_attention
-from qa_lightning.model.hardware import best_device
+from qa_lightning.model.hardware import best_device, unusable_gpu
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.precision import choose_precision
 
@@ -46,6 +46,8 @@ def model_logits(
     Raises:
         UserError: no such device or precision.
     """
+    if device is None and (problem := unusable_gpu()):
+        log.warning("%s", problem)
     try:
         target = torch.device(device or best_device())
         encoder.eval().to(target)  # type: ignore[arg-type]

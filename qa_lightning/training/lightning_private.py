@@ -109,7 +109,7 @@ def start_epoch_afresh(trainer: Trainer) -> None:
 
 
 def end_other_processes(trainer: Trainer) -> None:
-    """After an error, end the processes that this one started, once they had time to end themselves.
+    """After an error, end the processes that this one started, if they do not do so themselves.
 
     An error in the first process alone leaves the others waiting for it, with their GPUs, until
     their exchange times out. Lightning ends them only when another process fails.

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from qa_lightning.commands import score, train
+from qa_lightning.errors import UserError
 from qa_lightning.model import precision
 from qa_lightning.training.module import QuestionAnsweringModule
 from tests.helpers.command import (
@@ -529,3 +530,52 @@ class TestPrecision:
         resumed = call("fit", *options, "--ckpt_path", "last")
         assert resumed.status == 0, resumed.err
         assert "precision: bf16-mixed (that of the run that is resumed)" in resumed.out
+
+
+class TestUnusableGpu:
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train, "unusable_gpu", lambda: "torch cannot use the NVIDIA GPU: why")
+
+    @pytest.mark.parametrize("asked", ["gpu", "cuda"])
+    def test_a_gpu_that_was_asked_for_is_refused(self, tmp_path: Path, asked: str) -> None:
+        place = ("--trainer.default_root_dir", tmp_path)
+        outcome = call("fit", *place, "--trainer.accelerator", asked)
+        assert outcome.status == 2
+        message = f"--trainer.accelerator {asked}: torch cannot use the NVIDIA GPU: why"
+        assert outcome.err == f"error: {message}\n"
+        assert files_under(tmp_path) == []
+
+    def test_else_the_cpu_computes_and_says_so(
+        self, tiny_encoder: Path, squad_files: dict[str, Path], tmp_path: Path
+    ) -> None:
+        options = options_of(tiny_encoder, squad_files, tmp_path)
+        options[options.index("--trainer.accelerator") + 1] = "auto"
+        outcome = call("fit", *options, "--trainer.max_steps", 1)
+        assert outcome.status == 0, outcome.err
+        assert "warning: torch cannot use the NVIDIA GPU: why. Until then the CPU" in outcome.out
+
+
+@pytest.mark.parametrize(("on_cuda", "every"), [(True, 50), (False, 10)])
+def test_a_gpu_is_waited_for_less_often(
+    tiny_encoder: Path,
+    squad_files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on_cuda: bool,
+    every: int,
+) -> None:
+    filled = []
+
+    def stop(self: train.QuestionAnsweringCLI) -> None:
+        filled.append(self.config["fit"]["trainer"]["log_every_n_steps"])
+        raise UserError("far enough")
+
+    monkeypatch.setattr(train.QuestionAnsweringCLI, "instantiate_classes", stop)
+    monkeypatch.setattr(train, "unusable_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_cuda)
+    options = options_of(tiny_encoder, squad_files, tmp_path)
+    options[options.index("--trainer.accelerator") + 1] = "auto"
+    assert call("fit", *options).status == 2
+    assert call("fit", *options, "--trainer.log_every_n_steps", 7).status == 2
+    assert filled == [every, 7]

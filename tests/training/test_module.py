@@ -20,6 +20,7 @@ from torch._dynamo.testing import CompileCounter
 
 from qa_lightning.data.batches import Batch, BatchSize, WindowDataset
 from qa_lightning.errors import UserError
+from qa_lightning.training.compilation import check_compiler
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.loss import window_losses
 from qa_lightning.training.module import NOT_A_HYPERPARAMETER, QuestionAnsweringModule
@@ -390,6 +391,22 @@ class TestCompile:
         with pytest.raises(UserError, match=r"--model.compile needs a C\+\+ compiler"):
             trainer_of(tmp_path, logger=TensorBoardLogger(tmp_path)).fit(module, datamodule=data)
         assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "language", "compiler"), [("cpu", r"C\+\+", "clang++"), ("cuda", "C", "gcc")]
+)
+def test_a_device_needs_a_compiler_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, device: str, language: str, compiler: str
+) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
+    check_compiler(torch.device(device))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=f"needs a {language} compiler .*{compiler[:3]}"):
+        check_compiler(torch.device(device))
+    check_compiler(torch.device("mps"))
 
 
 def plain_varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
