@@ -2,9 +2,10 @@
 
 Trains DistilBERT-base and MiniLM-L6 sizes, with random weights, in every configuration that matters
 on one GPU: padded to 384 as the usual script does, grouped by length, packed, compiled or not, as
-CUDA graphs, in small and large batches. First it checks that packed and padded windows give the same logits. It
-needs no network, only some of the data and the encoder's folder (for its tokenizer). On a machine
-without a GPU, `--accelerator cpu --steps 1 --batch-sizes 2` tries the same code.
+CUDA graphs, in small and large batches. First it checks that packed and padded windows give the
+same logits. It needs no network, only some of the data and the encoder's folder (for its
+tokenizer). On a machine without a GPU, `--accelerator cpu --steps 1 --batch-sizes 2` tries the same
+code.
 
     python benchmarks/gpu.py --data train-8k.json --encoder FOLDER --minutes 8
 """
