@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer, seed_everything
 from report import record
 
 from qa_lightning.data.tokens import Ragged
-from qa_lightning.model.hardware import choose_precision
+from qa_lightning.model.precision import choose_precision
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
 
@@ -50,9 +50,10 @@ def train(masked: str) -> tuple[float, float]:
     model = QuestionAnsweringModule(**config["model"])
     data = MaskingDataModule(tokenizer=config["model"]["pretrained"], **config["data"])
     data.masked = masked
+    sizes = model.encoder.config
     trainer = Trainer(
         **config["trainer"],
-        precision=choose_precision("auto")[0],
+        precision=choose_precision("auto", sizes.dim, sizes.hidden_dim)[0],
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
         logger=False,

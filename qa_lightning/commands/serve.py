@@ -1,5 +1,6 @@
 """python -m qa_lightning serve: answer over HTTP, with a page for the browser."""
 
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -48,6 +49,8 @@ def _serve(listener: socket.socket, options: Namespace) -> None:
     # On a CPU, windows answered together take half the time in small batches, sorted by length,
     # that they take padded to the longest.
     on_cpu = (options.device or best_device()).startswith("cpu")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("qa_lightning.model").setLevel(logging.INFO)  # the precision chosen
     answerer = load_answerer(options, batch_size=8 if on_cpu else EVAL_BATCH_SIZE)
     limits = Limits(body=options.max_body, context=options.max_context)
     with Batcher(

@@ -1,6 +1,7 @@
 """fit, validate, test and predict: LightningCLI with our defaults and callbacks."""
 
 import hashlib
+import os
 import signal
 import sys
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -18,7 +20,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import qa_lightning
@@ -27,9 +29,10 @@ from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
 from qa_lightning.model.checkpoint import read_checkpoint
-from qa_lightning.model.hardware import choose_precision, keep_freed_memory
+from qa_lightning.model.hardware import keep_freed_memory, unusable_gpu
+from qa_lightning.model.precision import choose_precision
 from qa_lightning.model.run_folder import CHECKPOINTS, LAST
-from qa_lightning.training import slurm
+from qa_lightning.training import lightning_private, slurm
 from qa_lightning.training.best_model import SaveBestModel
 from qa_lightning.training.checkpoint_files import (
     AtomicCheckpointIO,
@@ -41,9 +44,15 @@ from qa_lightning.training.evaluation_files import EvaluationFiles
 from qa_lightning.training.failures import as_user_error, check_folder
 from qa_lightning.training.guards import FiniteLoss
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.optimizer import check_schedule_ends
+from qa_lightning.training.optimizer import check_schedule_ends, compute_as_ddp
 from qa_lightning.training.progress_bar import progress_bar
-from qa_lightning.training.resume import POSITION, SHARDED, Interrupted, LastCheckpoint
+from qa_lightning.training.resume import (
+    POSITION,
+    PRECISION,
+    SHARDED,
+    Interrupted,
+    LastCheckpoint,
+)
 from qa_lightning.training.run_record import RunRecord, is_of_job
 from qa_lightning.training.tensorboard import TensorBoardPanels
 from qa_lightning.training.throughput import Throughput
@@ -51,10 +60,13 @@ from qa_lightning.training.throughput import Throughput
 TRAINER_DEFAULTS = {
     "max_epochs": 3,
     "gradient_clip_val": 1.0,
-    "log_every_n_steps": 10,
+    "log_every_n_steps": None,  # by the device
     # The first batch holds the longest windows: if it fits and can be scored, so do the others.
     "num_sanity_val_steps": 1,
 }
+
+CHOSEN_PRECISION = "QA_LIGHTNING_PRECISION"
+"""Environment variable that tells the processes that `fit` starts what the first one chose."""
 
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",
@@ -206,9 +218,14 @@ class QuestionAnsweringCLI(LightningCLI):
         """Fill in what depends on the hardware, on the encoder or on the checkpoint."""
         options = self.config[self.subcommand]
         trainer, data = options["trainer"], options["data"]
-        if trainer["precision"] is None:
-            trainer["precision"], reason = choose_precision(trainer["accelerator"])
-            rank_zero_info(f"precision: {trainer['precision']} ({reason})")
+        if trainer["accelerator"] in ("auto", "gpu", "cuda") and (problem := unusable_gpu()):
+            if trainer["accelerator"] != "auto":
+                raise UserError(f"--trainer.accelerator {trainer['accelerator']}: {problem}")
+            rank_zero_warn(f"{problem}. Until then the CPU computes.")
+            trainer["accelerator"] = "cpu"
+        if trainer["log_every_n_steps"] is None:  # logging waits for the device
+            on_cuda = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+            trainer["log_every_n_steps"] = 50 if on_cuda else 10
         if trainer["accelerator"] == "cpu" or not torch.cuda.is_available():
             keep_freed_memory()
         if data["tokenizer"] is None:
@@ -228,6 +245,7 @@ class QuestionAnsweringCLI(LightningCLI):
         if self.trainer.max_steps == self.trainer.max_epochs == -1:
             check_schedule_ends(float("inf"))
         self._check_strategy()
+        compute_as_ddp(self.trainer)
         if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)
 
@@ -247,13 +265,38 @@ class QuestionAnsweringCLI(LightningCLI):
         return Path(getattr(best, "dirpath", None) or self.trainer.default_root_dir)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it, and turn what it dies of into a UserError."""
-        with as_user_error(self._folder()):
-            super()._run_subcommand(subcommand)
+        """Run it, and turn what it dies of into a UserError; all processes end with this one."""
+        try:
+            with as_user_error(self._folder()):
+                super()._run_subcommand(subcommand)
+        except BaseException:
+            lightning_private.end_other_processes(self.trainer)
+            raise
+
+    def _choose_precision(self, trainer: Namespace) -> str:
+        """Choose the precision if none was given: one for all processes, and for a resumed run."""
+        given: str | None = trainer["precision"]
+        if given is not None:
+            return given
+        resumed = (self._checkpoint or {}) if self.subcommand == "fit" else {}
+        precision = resumed.get(POSITION, {}).get(PRECISION)
+        reason = "that of the run that is resumed"
+        if precision is None and int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            precision = os.environ.get(CHOSEN_PRECISION)
+        if precision is None:
+            sizes: Any = self.model.encoder.config
+            choice = choose_precision(trainer["accelerator"], sizes.dim, sizes.hidden_dim)
+            precision, reason = choice
+            os.environ[CHOSEN_PRECISION] = precision
+        rank_zero_info(f"precision: {precision} ({reason})")
+        return str(precision)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks that every run has."""
         options = self._get(self.config_init, "trainer")
+        precision = self._choose_precision(options)
+        # Also in the configuration that is saved with the run.
+        options["precision"] = self._get(self.config, "trainer")["precision"] = precision
         fitting = self.subcommand == "fit"
         with_bar = options["enable_progress_bar"] is not False
         callbacks: list[Callback] = [progress_bar()] if with_bar else []

@@ -26,6 +26,10 @@ NAME = "windows"  # of this attention in transformers' registry
 AttentionBackend = Literal["varlen", "pad", "loop"]
 
 
+FLASH_HEAD_SIZE = 256
+"""Largest head that the flash kernels take; sizes are multiples of 8."""
+
+
 def use_window_attention(encoder: PreTrainedModel) -> None:
     """Make a transformers encoder attend with this module.
 
@@ -41,11 +45,12 @@ def use_window_attention(encoder: PreTrainedModel) -> None:
     encoder.set_attn_implementation(NAME)
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """Choose how packed windows attend, for queries, keys and values of this type."""
+def choose_backend(device: torch.device, dtype: torch.dtype, head_size: int) -> AttentionBackend:
+    """Choose how packed windows attend, for queries, keys and values of this type and size."""
     if device.type == "cpu":
         return "loop"
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device.type != "cuda" or not half or head_size % 8 or head_size > FLASH_HEAD_SIZE:
         return "pad"
     # The flash kernels need an Ampere GPU or a later one.
     return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) else "pad"
@@ -113,7 +118,8 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    # Not part[0]: its backward pass fills a tensor with zeros and copies into it.
+    query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     assert isinstance(attended, Tensor)  # [slots, heads, size]
     return attended.unsqueeze(0)
@@ -135,10 +141,11 @@ def _pad(
 
     def padded(part: Tensor) -> Tensor:
         spread = part.new_zeros(windows * width + 1, heads, size)
-        spread = spread.index_copy(0, indices, part[0].transpose(0, 1))
+        spread = spread.index_copy(0, indices, part.squeeze(0).transpose(0, 1))
         return spread[:-1].view(windows, width, heads, size).transpose(1, 2)
 
     attended = _attend(padded(query), padded(key), padded(value), mask, dropout)
     # Unused slots have the index one past the last token, where they find zeros.
     flat = nn.functional.pad(attended.reshape(windows * width, heads, size), (0, 0, 0, 0, 0, 1))
-    return flat[indices].unsqueeze(0)
+    # Not flat[indices]: its backward pass sorts the indices.
+    return flat.index_select(0, indices).unsqueeze(0)

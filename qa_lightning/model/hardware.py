@@ -2,60 +2,40 @@
 
 import ctypes
 import functools
+import os
+import re
 import sys
 from pathlib import Path
 
 import torch
 
-
-def choose_precision(accelerator: str) -> tuple[str, str]:
-    """Choose a precision, by Lightning's name, for an accelerator; with the reason in words."""
-    wants_cuda = accelerator in ("auto", "gpu", "cuda")
-    if wants_cuda and torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16-mixed", f"{name} computes in bfloat16"
-        return "16-mixed", f"{name} computes in float16, but not in bfloat16"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "32-true", "mixed precision is not faster on Apple's GPUs"
-    if accelerator in ("auto", "cpu"):
-        if cpu_has_fast_bfloat16():
-            return "bf16-mixed", "this CPU multiplies bfloat16 in hardware"
-        return "32-true", "this CPU has no fast bfloat16"
-    return "32-true", f"nothing better is known for accelerator {accelerator!r}"
+CUDA_13_DRIVER = 580
+"""Branch of the NVIDIA driver from which on torch's builds for CUDA 13 work; those for CUDA 12 work
+from 525 on."""
 
 
 def best_device() -> str:
-    """The kind of device to compute on: a GPU if there is one."""
-    if torch.cuda.is_available():
+    """The kind of device to compute on: a GPU if there is one that torch can use."""
+    if torch.cuda.is_available() and unusable_gpu() is None:
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def cpu_has_fast_bfloat16() -> bool:
-    """Whether the CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX, Arm BF16)."""
-    for line in _cpu_info().splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
-    return False
 
 
 @functools.cache
 def mkl_leaves_width_unused() -> bool:
     """Whether MKL leaves half of the vector width unused: on AMD CPUs with AVX-512, in float32."""
     return (
-        "AuthenticAMD" in _cpu_info()
+        "AuthenticAMD" in _read("/proc/cpuinfo")
         and "AVX512" in torch.backends.cpu.get_cpu_capability()
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
     )
 
 
-def _cpu_info() -> str:
-    """Linux's description of the CPU; "" elsewhere."""
+def _read(path: str) -> str:
+    """What Linux says about the machine in a file; "" elsewhere."""
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+        return Path(path).read_text(encoding="ascii", errors="ignore")
     except OSError:
         return ""
 
@@ -75,3 +55,52 @@ def keep_freed_memory() -> None:
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
+
+
+def unusable_gpu() -> str | None:
+    """Why torch cannot use this machine's NVIDIA GPU, and what to do about it.
+
+    None if there is no such GPU, if it is hidden on purpose, or if torch can use it.
+    """
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        if _compiled_for(major, minor, torch.cuda.get_arch_list()):
+            return None
+        name = torch.cuda.get_device_name()
+        problem = f"it was not compiled for {name} (compute capability {major}.{minor})"
+        # CUDA 13 left out what is older than 7.5; CUDA 12.6 knows nothing newer than 9.0.
+        index = "cu126" if (major, minor) < (7, 5) else "cu130"
+    else:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        if hidden or not list(Path("/dev").glob("nvidia[0-9]*")):
+            return None
+        driver = _nvidia_driver()
+        index = "cu130" if driver >= CUDA_13_DRIVER else "cu126"
+        if torch.version.cuda is None:
+            problem = "it was compiled without CUDA"
+        elif torch.version.cuda >= "13" and driver < CUDA_13_DRIVER:
+            problem = f"the driver {driver} is too old for its CUDA {torch.version.cuda}"
+        else:
+            return f"torch {torch.__version__} finds no usable NVIDIA GPU: see what nvidia-smi says"
+    return (
+        f"torch {torch.__version__} cannot use the NVIDIA GPU: {problem}. Install another: "
+        f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{index}"
+    )
+
+
+def _compiled_for(major: int, minor: int, architectures: list[str]) -> bool:
+    """Whether one of torch's architectures (sm_80, compute_120) runs on a compute capability."""
+    for name in architectures:
+        kind, _, number = name.rstrip("af").partition("_")
+        theirs, least = int(number[:-1]), int(number[-1])
+        if kind == "compute" and (theirs, least) <= (major, minor):
+            return True
+        if theirs == major and least <= minor:
+            return True
+    return False
+
+
+def _nvidia_driver() -> int:
+    """The branch of the NVIDIA driver, such as 535; 0 if it cannot be told."""
+    found = re.search(r"Kernel Module.*?\s(\d+)\.\d", _read("/proc/driver/nvidia/version"))
+    return int(found[1]) if found else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
 from qa_lightning.model.attention import AttentionBackend, packed_arguments, use_window_attention
-from qa_lightning.model.hardware import best_device, choose_precision
+from qa_lightning.model.hardware import best_device, unusable_gpu
 from qa_lightning.model.linear import use_fast_linear
+from qa_lightning.model.precision import choose_precision
 
 if TYPE_CHECKING:
     from transformers import DistilBertForQuestionAnswering
+
+log = logging.getLogger(__name__)
 
 Logits = Callable[[Batch], Tensor]
 """A model in use: gives the start and end logits of a batch.
@@ -42,12 +46,17 @@ def model_logits(
     Raises:
         UserError: no such device or precision.
     """
+    if device is None and (problem := unusable_gpu()):
+        log.warning("%s", problem)
     try:
         target = torch.device(device or best_device())
         encoder.eval().to(target)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {error}") from error
-    precision = precision or choose_precision(target.type)[0]
+    if precision is None:
+        sizes = encoder.config.dim, encoder.config.hidden_dim
+        precision, reason = choose_precision(target.type, *sizes)
+        log.info("precision: %s (%s)", precision, reason)
     half = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     if precision not in half:
         raise UserError(f"precision must be one of {', '.join(half)}, not {precision!r}")
@@ -98,14 +107,14 @@ def packed_logits(
 ) -> Tensor:
     """Logits as `padded_logits` gives them, computed in one row without the padding."""
     windows, width = input_ids.shape
-    row = nn.functional.pad(input_ids.flatten(), (0, 1))[packing.indices]
+    row = nn.functional.pad(input_ids.flatten(), (0, 1)).index_select(0, packing.indices)
     hidden = encode(
         input_ids=row.unsqueeze(0),
         position_ids=(packing.indices % width).unsqueeze(0),
         **packed_arguments(backend, packing, attention_mask),
     )[0]
     padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
-    logits = head_logits(encoder, hidden)[0]
+    logits = head_logits(encoder, hidden).squeeze(0)
     return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
 
 

@@ -12,16 +12,22 @@ from qa_lightning.model import hardware
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile for a CPU without a C++ compiler.
+    """Refuse to compile without a compiler: C++ for a CPU; C for CUDA, where Triton needs it.
 
     Raises:
         UserError: there is none.
     """
-    compilers = (os.environ.get("CXX", "g++"), "clang++")
-    if device.type == "cpu" and os.name == "posix" and not any(map(shutil.which, compilers)):
+    needed = {
+        "cpu": ("C++", (os.environ.get("CXX", "g++"), "clang++")),
+        "cuda": ("C", (os.environ.get("CC", "gcc"), "clang", "cc")),
+    }
+    if device.type not in needed or os.name != "posix":
+        return
+    language, compilers = needed[device.type]
+    if not any(map(shutil.which, compilers)):
         raise UserError(
-            "--model.compile needs a C++ compiler (g++ or clang++), and none was found; "
-            "install one, or set --model.compile false"
+            f"--model.compile needs a {language} compiler ({' or '.join(compilers[:2])}), and none "
+            "was found; install one, or set --model.compile false"
         )
 
 

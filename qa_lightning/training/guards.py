@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from qa_lightning.errors import UserError
+from qa_lightning.training import lightning_private
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -22,8 +23,8 @@ SHOWN_IDS = 5
 class FiniteLoss(Callback):
     """Stops training with a UserError when the loss, or a weight, is not a finite number.
 
-    Losses are inspected together every `log_every_n_steps` batches, so that no step waits for the
-    device, and before each validation and checkpoint. A checkpoint with such a weight is not
+    Losses are inspected together when the trainer logs, so that no other step waits for the device,
+    and before each validation and checkpoint. A checkpoint with such a weight is not
     written: the one before it stays as it is.
     """
 
@@ -41,8 +42,7 @@ class FiniteLoss(Callback):
     ) -> None:
         """Keep the loss; inspect those kept at the logging interval."""
         self._recent.append((trainer.global_step, outputs["loss"], batch.key[:, 0]))
-        every = trainer.log_every_n_steps or trainer.num_training_batches  # type: ignore[attr-defined]
-        if (batch_idx + 1) % every == 0:
+        if lightning_private.logs_now(trainer):
             self._check_losses(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -6,6 +6,8 @@ version, and `tests/training/test_lightning_private.py` says what changed when t
 
 from __future__ import annotations
 
+import subprocess
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+
+
+PATIENCE = 5.0
+"""Seconds that processes have to say what went wrong with them."""
+
+SIGTERM_QUESTION = "_broadcast_sigterm_tensor"
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,16 @@ def set_logger_step(trainer: Trainer, step: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
+def logs_now(trainer: Trainer) -> bool:
+    """Whether Lightning logs training figures at the end of this batch.
+
+    Logging waits for the device: what else has to be read of it is best read at the same batch.
+    """
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    stepped = not trainer.fit_loop._should_accumulate()
+    return bool(every) and stepped and trainer.global_step % every == 0
+
+
 def start_epoch_afresh(trainer: Trainer) -> None:
     """Have a resumed run start its epoch at the first batch.
 
@@ -90,8 +108,35 @@ def start_epoch_afresh(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop.restarting = False
 
 
+def end_other_processes(trainer: Trainer) -> None:
+    """After an error, end the processes that this one started, if they do not do so themselves.
+
+    An error in the first process alone leaves the others waiting for it, with their GPUs, until
+    their exchange times out. Lightning ends them only when another process fails.
+    """
+    watched = getattr(trainer.strategy.launcher, "procs", [])
+    others = list(watched)
+    watched.clear()  # Lightning watches this list, and would kill this process with them
+    patience = time.monotonic() + PATIENCE
+    for process in others:
+        try:
+            process.wait(max(0.0, patience - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # in an exchange, a process sees no milder signal
+            process.wait()
+
+
 def slurm_environment(trainer: Trainer) -> SLURMEnvironment | None:
     """The SLURM environment of a trainer whose job is to be requeued automatically, if any."""
     environment = trainer._accelerator_connector.cluster_environment
     requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
     return environment if requeues else None  # type: ignore[return-value]
+
+
+def leave_signals_to_us(trainer: Trainer) -> None:
+    """Have Lightning not ask in every step whether the first process got SIGTERM.
+
+    It broadcasts the answer and waits for it, with several processes, although `LastCheckpoint`
+    handles that signal instead.
+    """
+    setattr(trainer.fit_loop.epoch_loop, SIGTERM_QUESTION, lambda: None)

@@ -24,6 +24,7 @@ from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import packed_logits, padded_logits
 from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
+from qa_lightning.training import lightning_private
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
 from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
@@ -200,7 +201,8 @@ class QuestionAnsweringModule(LightningModule):
         """How packed windows attend on this device; announced when it is chosen."""
         half = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if half else self.encoder.dtype
-        backend = choose_backend(device, dtype)
+        config = self.encoder.config
+        backend = choose_backend(device, dtype, config.dim // config.n_heads)
         if backend != self._packed_backend:
             self._packed_backend = backend
             rank_zero_info(f"packed windows: attention backend {backend}")
@@ -258,9 +260,8 @@ class QuestionAnsweringModule(LightningModule):
         return mean if self._labelled_per_batch is None else total / self._labelled_per_batch
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Show the loss in the progress bar, as often as it is logged."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and batch_idx % every == 0:
+        """Show the loss in the progress bar when it is logged."""
+        if lightning_private.logs_now(self.trainer):
             loss = self.trainer.logged_metrics["train/loss"]
             self.trainer.progress_bar_metrics["train/loss"] = float(loss)
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 
 from qa_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
+    from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 
@@ -61,6 +62,19 @@ def adamw_with_schedule(module: LightningModule) -> OptimizerLRScheduler:
         num_training_steps=steps,
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def compute_as_ddp(trainer: Trainer) -> None:
+    """With FSDP in mixed precision, keep weights and the sums of gradients in float32.
+
+    As with DDP: autocast alone chooses what is computed in half precision. Lightning would have all
+    weights and sums in half precision. A strategy that was given a `MixedPrecision` keeps it.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, FSDPStrategy) and "mixed" in str(trainer.precision):
+        full = torch.float32
+        kept = MixedPrecision(param_dtype=full, reduce_dtype=full, buffer_dtype=full)
+        strategy.mixed_precision = strategy.mixed_precision or kept
 
 
 def clip_gradient_norm(

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from qa_lightning.errors import UserError
 from qa_lightning.model.run_folder import LAST
 from qa_lightning.training import lightning_private, slurm
+from qa_lightning.training.agreement import Agreement
 from qa_lightning.training.checkpoint_files import PARTIAL
 from qa_lightning.training.lightning_private import Position, normalize_loop_state
 from qa_lightning.training.random_state import (
@@ -37,11 +38,11 @@ POSITION = "position"
 SHARDED = "sharded"
 """Key there: whether the optimizer's state is numbered as FSDP does it, unlike all others."""
 
+PRECISION = "precision"
+"""Key there: the precision that the run computes in, and resumes in."""
+
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of `last.ckpt`, if nothing else is asked for."""
-
-CLOCK_STEPS = 50
-"""Optimizer steps between two looks at the first process's clock, which several have to share."""
 
 
 class Interrupted(Exception):
@@ -88,6 +89,7 @@ class LastCheckpoint(Callback):
         self._written: Position | None = None  # where training stood at the last writing
         self._written_at = 0.0
         self._started = False
+        self._agreement = Agreement()
         self._signal: int | None = None
         self._job: str | None = None  # the SLURM job, until it is requeued
         self._requeue = False
@@ -107,7 +109,12 @@ class LastCheckpoint(Callback):
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, state)
         sharded = isinstance(trainer.strategy, FSDPStrategy)
-        checkpoint[POSITION] = {**asdict(position), "random": states, SHARDED: sharded}
+        checkpoint[POSITION] = {
+            **asdict(position),
+            "random": states,
+            SHARDED: sharded,
+            PRECISION: str(trainer.precision),
+        }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -123,6 +130,7 @@ class LastCheckpoint(Callback):
                 "(--model.pretrained with its model folder), but not resumed"
             )
         states = saved.pop("random")
+        saved.pop(PRECISION, None)
         self._random = states[trainer.global_rank % len(states)]
         self.position = self._written = Position(**saved)
         self._resumed = True
@@ -155,6 +163,7 @@ class LastCheckpoint(Callback):
         """
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGTERM, self._on_stop)
+        lightning_private.leave_signals_to_us(trainer)
         if environment := lightning_private.slurm_environment(trainer):
             self._job = slurm.job()
             signal.signal(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
@@ -260,22 +269,22 @@ class LastCheckpoint(Callback):
             return False
         if self._due:
             return True
-        if self.every_n_train_steps:
-            return trainer.global_step % self.every_n_train_steps == 0
-        if trainer.world_size > 1 and trainer.global_step % CLOCK_STEPS:
-            return False
-        late = time.monotonic() - self._written_at >= self.interval.total_seconds()
-        return trainer.strategy.broadcast(late)  # clocks differ, but all have to join in
+        every = self.every_n_train_steps
+        return bool(every) and trainer.global_step % every == 0
 
     def _act_on_signals(self, trainer: Trainer) -> None:
-        """Stop, or have SLURM requeue the job, if a signal asked for it: all processes together.
+        """Stop, or have SLURM requeue the job, if a signal asked for it; note if saving is due.
 
-        The signal may have reached one process or all, each in another step.
+        All processes do it together, even if the signal has reached but one of them.
         """
-        agree = trainer.strategy.reduce_boolean_decision
-        if agree(self._signal is not None, all=False):
+        by_time = not self.every_n_train_steps
+        late = by_time and time.monotonic() - self._written_at >= self.interval.total_seconds()
+        asked = (self._signal is not None, self._requeue, late)
+        stop, requeue, late = self._agreement.any_of(trainer, *asked)
+        if stop:
             raise Interrupted(self._signal or signal.SIGTERM, self.write)
-        if self._job is None or not agree(self._requeue, all=False):
+        self._due |= late
+        if self._job is None or not requeue:
             return
         job, self._job = self._job, None  # once is enough
         if self.position != self._written:

@@ -67,6 +67,14 @@ class RunRecord(Callback):
                 f"(--data.batch_size) x {batch['processes']} processes x "
                 f"{batch['accumulated']} (--trainer.accumulate_grad_batches)"
             )
+        if (processes := batch["processes"]) > 1:
+            size, rate = batch["batch_size"], pl_module.hparams["learning_rate"]
+            same = f"--data.batch_size {size // processes} keeps the recipe's batches, or "
+            rank_zero_info(
+                f"the learning rate stays {rate:g}, with batches {processes} times as large as on "
+                f"one device; {same if size % processes == 0 else ''}--model.learning_rate "
+                f"{rate * processes**0.5:.2g} follows the square-root rule for Adam"
+            )
         if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # no run folder
         path = folder / RECORD

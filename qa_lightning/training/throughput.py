@@ -44,7 +44,8 @@ class TrainingCost:
         config: Any = encoder.config
         layers = (module for module in encoder.modules() if isinstance(module, nn.Linear))
         return cls(
-            per_token=6 * sum(module.weight.numel() for module in layers),
+            # Not the weight's own size: with FSDP it is a shard.
+            per_token=6 * sum(module.in_features * module.out_features for module in layers),
             per_pair=12 * config.n_layers * config.dim,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 import yaml
 
 from qa_lightning.commands import score, train
-from qa_lightning.model import hardware
+from qa_lightning.errors import UserError
+from qa_lightning.model import precision
 from qa_lightning.training.module import QuestionAnsweringModule
 from tests.helpers.command import (
     QUIET,
@@ -432,36 +432,149 @@ class TestOverlays:
 
 
 class TestPrecision:
+    """On a CPU that is not here: rates in float32 and bfloat16, in FLOP/s."""
+
+    XEON_WITHOUT_AMX, AMX = (158e9, 83e9), (158e9, 700e9)
+
+    @pytest.fixture
+    def used(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        used = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setattr(precision, "_has_bfloat16_kernels", lambda: True)
+        monkeypatch.delenv(train.CHOSEN_PRECISION, raising=False)
+
+        def remember(self: train.QuestionAnsweringCLI, subcommand: str) -> None:
+            used.append(self.trainer.precision)
+            assert self.config[subcommand]["trainer"]["precision"] == self.trainer.precision
+
+        monkeypatch.setattr(train.QuestionAnsweringCLI, "_run_subcommand", remember)
+        return used
+
     @pytest.mark.parametrize(
-        ("asked", "announced"),
+        ("rates", "announced"),
         [
-            ([], "precision: 32-true (this CPU has no fast bfloat16)"),
-            (["--trainer.precision", "bf16-mixed"], None),
+            (
+                XEON_WITHOUT_AMX,
+                "precision: 32-true (this CPU multiplies at 83 GFLOP/s in bfloat16, 158 in float32",
+            ),
+            (
+                AMX,
+                "precision: bf16-mixed (this CPU multiplies at 700 GFLOP/s in bfloat16, 158 in "
+                "float32",
+            ),
         ],
     )
-    def test_it_is_announced_unless_it_was_asked_for(
+    @pytest.mark.parametrize("command", ["fit", "validate"])
+    def test_it_is_measured_and_announced(
         self,
         tiny_encoder: Path,
         squad_files: dict[str, Path],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        asked: Sequence[str],
-        announced: str | None,
+        used: list[str],
+        command: str,
+        rates: tuple[float, float],
+        announced: str,
     ) -> None:
-        used = []
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-        monkeypatch.setattr(hardware, "cpu_has_fast_bfloat16", lambda: False)
-
-        def remember(self: train.QuestionAnsweringCLI, subcommand: str) -> None:
-            used.append(self.trainer.precision)
-
-        monkeypatch.setattr(train.QuestionAnsweringCLI, "_run_subcommand", remember)
-        outcome = call("fit", *options_of(tiny_encoder, squad_files, tmp_path), *asked)
+        asked = []
+        monkeypatch.setattr(precision, "cpu_rates", lambda *sizes: asked.append(sizes) or rates)
+        outcome = call(command, *options_of(tiny_encoder, squad_files, tmp_path))
         assert outcome.status == 0, outcome.err
-        if announced:
-            assert announced in outcome.out
-            assert used == ["32-true"]
-        else:
-            assert "precision:" not in outcome.out
-            assert used == ["bf16-mixed"]
+        assert announced in outcome.out
+        assert used == [announced.split()[1]]
+        assert asked == [(32, 64, torch.get_num_threads())]  # the encoder's own sizes
+
+    def test_what_is_asked_for_is_taken(
+        self,
+        tiny_encoder: Path,
+        squad_files: dict[str, Path],
+        tmp_path: Path,
+        used: list[str],
+    ) -> None:
+        options = options_of(tiny_encoder, squad_files, tmp_path)
+        outcome = call("fit", *options, "--trainer.precision", "bf16-mixed")
+        assert outcome.status == 0, outcome.err
+        assert "precision:" not in outcome.out
+        assert used == ["bf16-mixed"]
+
+    def test_a_process_that_fit_starts_takes_the_first_ones_choice(
+        self,
+        tiny_encoder: Path,
+        squad_files: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        used: list[str],
+    ) -> None:
+        options = options_of(tiny_encoder, squad_files, tmp_path)
+        monkeypatch.setattr(precision, "cpu_rates", lambda *sizes: self.AMX)
+        assert call("fit", *options).status == 0
+        monkeypatch.setattr(precision, "cpu_rates", lambda *sizes: self.XEON_WITHOUT_AMX)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert call("fit", *options).status == 0
+        assert used == ["bf16-mixed", "bf16-mixed"]
+
+    def test_a_resumed_run_keeps_its_precision(
+        self,
+        tiny_encoder: Path,
+        squad_files: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        options = options_of(tiny_encoder, squad_files, tmp_path)
+        monkeypatch.setattr(precision, "_has_bfloat16_kernels", lambda: True)
+        monkeypatch.setattr(precision, "cpu_rates", lambda *sizes: self.AMX)
+        assert call("fit", *options, "--trainer.max_steps", 1).status == 0
+        monkeypatch.setattr(precision, "cpu_rates", lambda *sizes: self.XEON_WITHOUT_AMX)
+        resumed = call("fit", *options, "--ckpt_path", "last")
+        assert resumed.status == 0, resumed.err
+        assert "precision: bf16-mixed (that of the run that is resumed)" in resumed.out
+
+
+class TestUnusableGpu:
+    @pytest.fixture(autouse=True)
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train, "unusable_gpu", lambda: "torch cannot use the NVIDIA GPU: why")
+
+    @pytest.mark.parametrize("asked", ["gpu", "cuda"])
+    def test_a_gpu_that_was_asked_for_is_refused(self, tmp_path: Path, asked: str) -> None:
+        place = ("--trainer.default_root_dir", tmp_path)
+        outcome = call("fit", *place, "--trainer.accelerator", asked)
+        assert outcome.status == 2
+        message = f"--trainer.accelerator {asked}: torch cannot use the NVIDIA GPU: why"
+        assert outcome.err == f"error: {message}\n"
+        assert files_under(tmp_path) == []
+
+    def test_else_the_cpu_computes_and_says_so(
+        self, tiny_encoder: Path, squad_files: dict[str, Path], tmp_path: Path
+    ) -> None:
+        options = options_of(tiny_encoder, squad_files, tmp_path)
+        options[options.index("--trainer.accelerator") + 1] = "auto"
+        outcome = call("fit", *options, "--trainer.max_steps", 1)
+        assert outcome.status == 0, outcome.err
+        assert "warning: torch cannot use the NVIDIA GPU: why. Until then the CPU" in outcome.out
+
+
+@pytest.mark.parametrize(("on_cuda", "every"), [(True, 50), (False, 10)])
+def test_a_gpu_is_waited_for_less_often(
+    tiny_encoder: Path,
+    squad_files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on_cuda: bool,
+    every: int,
+) -> None:
+    filled = []
+
+    def stop(self: train.QuestionAnsweringCLI) -> None:
+        filled.append(self.config["fit"]["trainer"]["log_every_n_steps"])
+        raise UserError("far enough")
+
+    monkeypatch.setattr(train.QuestionAnsweringCLI, "instantiate_classes", stop)
+    monkeypatch.setattr(train, "unusable_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_cuda)
+    options = options_of(tiny_encoder, squad_files, tmp_path)
+    options[options.index("--trainer.accelerator") + 1] = "auto"
+    assert call("fit", *options).status == 2
+    assert call("fit", *options, "--trainer.log_every_n_steps", 7).status == 2
+    assert filled == [every, 7]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 
 
@@ -22,7 +24,8 @@ class StopAt(Callback):
         Args:
             hook: Which hook.
             number: Which of its calls, from 1.
-            how: "crash", or the name of a signal.
+            how: "crash", "hang" (as a process that waits for one that crashed), "memory" (as if the
+                device had none left), or the name of a signal.
             rank: The process that it happens to; None for all.
         """
         self.left = number
@@ -34,7 +37,13 @@ class StopAt(Callback):
         if trainer.sanity_checking or self.rank not in (None, trainer.global_rank):
             return
         self.left -= 1
-        if self.left == 0 and self.how == "crash":
+        if self.left != 0:
+            return
+        if self.how == "crash":
             raise Crash
-        if self.left == 0:
+        if self.how == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if self.how == "hang":
+            time.sleep(600)
+        else:
             os.kill(os.getpid(), getattr(signal, self.how))

@@ -189,15 +189,18 @@ def test_packed_windows_need_their_mask(module: QuestionAnsweringModule) -> None
 class TestWayIsChosen:
     def test_on_a_cpu(self) -> None:
         for dtype in (torch.float32, torch.bfloat16):
-            assert choose_backend(torch.device("cpu"), dtype) == "loop"
+            assert choose_backend(torch.device("cpu"), dtype, 64) == "loop"
 
     @pytest.mark.parametrize(
-        ("dtype", "capability", "expected"),
+        ("dtype", "capability", "head_size", "expected"),
         [
-            (torch.float32, (9, 0), "pad"),
-            (torch.bfloat16, (9, 0), "varlen"),
-            (torch.float16, (8, 0), "varlen"),
-            (torch.float16, (7, 5), "pad"),
+            (torch.float32, (9, 0), 64, "pad"),
+            (torch.bfloat16, (9, 0), 64, "varlen"),
+            (torch.float16, (8, 0), 32, "varlen"),
+            (torch.float16, (7, 5), 64, "pad"),
+            (torch.bfloat16, (9, 0), 256, "varlen"),
+            (torch.bfloat16, (9, 0), 264, "pad"),  # the flash kernels refuse these
+            (torch.bfloat16, (9, 0), 60, "pad"),
         ],
     )
     def test_on_cuda(
@@ -205,14 +208,27 @@ class TestWayIsChosen:
         monkeypatch: pytest.MonkeyPatch,
         dtype: torch.dtype,
         capability: tuple[int, int],
+        head_size: int,
         expected: AttentionBackend,
     ) -> None:
         pytest.importorskip("torch.nn.attention.varlen")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        assert choose_backend(torch.device("cuda"), dtype) == expected
+        assert choose_backend(torch.device("cuda"), dtype, head_size) == expected
+
+    def test_the_encoders_own_head_size_counts(
+        self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        monkeypatch.setattr(
+            "qa_lightning.training.module.choose_backend",
+            lambda device, dtype, head_size: asked.append(head_size) or "loop",
+        )
+        ids, mask = windows_of([13, 8])
+        module(ids, mask, packing_of([13, 8]))
+        assert asked == [16]
 
     def test_elsewhere(self) -> None:
-        assert choose_backend(torch.device("mps"), torch.float16) == "pad"
+        assert choose_backend(torch.device("mps"), torch.float16, 64) == "pad"
 
     def test_a_way_is_told_no_more_than_it_needs(self) -> None:
         packing, mask = packing_of([13, 8]), windows_of([13, 8])[1]
@@ -229,9 +245,30 @@ class TestWayIsChosen:
             }
 
 
+def backward_operations(backend: AttentionBackend) -> set[str]:
+    """Names of the operations in the backward pass of packed attention."""
+    lengths = [13, 8, 40]
+    packing, mask = packing_of(lengths, 64), windows_of(lengths)[1]
+    parts = [torch.randn(1, 2, len(packing.indices), 8).clone().requires_grad_() for _ in range(3)]
+    packed = packed_arguments(backend, packing, mask)
+    out, _ = attention._attention(
+        torch.nn.Module(), *parts, packed.pop("attention_mask", None), **packed
+    )
+    with torch.profiler.profile() as profile:
+        out.sum().backward()
+    return {event.key for event in profile.key_averages()}
+
+
+def test_the_padded_backends_backward_pass_neither_sorts_nor_selects() -> None:
+    """`part[0]` fills and copies in its backward pass, `flat[indices]` sorts on a GPU."""
+    operations = backward_operations("pad")
+    assert "aten::index_add_" in operations
+    assert not {"aten::select_backward", "aten::_index_put_impl_"} & operations
+
+
 @pytest.mark.skipif(
     not torch.cuda.is_available()
-    or choose_backend(torch.device("cuda"), torch.bfloat16) != "varlen",
+    or choose_backend(torch.device("cuda"), torch.bfloat16, 32) != "varlen",
     reason="needs a GPU with flash attention and torch 2.10",
 )
 @pytest.mark.parametrize("row_tokens", [0, 256])

@@ -12,68 +12,6 @@ import torch
 from qa_lightning.model import hardware
 
 
-class TestPrecision:
-    @pytest.fixture(autouse=True)
-    def no_accelerator(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-        monkeypatch.setattr(hardware, "cpu_has_fast_bfloat16", lambda: False)
-
-    @pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
-    @pytest.mark.parametrize(("bfloat16", "expected"), [(True, "bf16-mixed"), (False, "16-mixed")])
-    def test_on_cuda(
-        self, monkeypatch: pytest.MonkeyPatch, accelerator: str, bfloat16: bool, expected: str
-    ) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kwargs: bfloat16)
-        precision, reason = hardware.choose_precision(accelerator)
-        assert precision == expected
-        assert reason.startswith("Some GPU computes in")
-
-    @pytest.mark.parametrize("accelerator", ["auto", "cpu"])
-    @pytest.mark.parametrize(("bfloat16", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-    def test_on_a_cpu(
-        self, monkeypatch: pytest.MonkeyPatch, accelerator: str, bfloat16: bool, expected: str
-    ) -> None:
-        monkeypatch.setattr(hardware, "cpu_has_fast_bfloat16", lambda: bfloat16)
-        precision, reason = hardware.choose_precision(accelerator)
-        assert precision == expected
-        assert "CPU" in reason
-
-    def test_a_cpu_asked_for_beside_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert hardware.choose_precision("cpu")[0] == "32-true"
-
-    @pytest.mark.parametrize("accelerator", ["auto", "gpu", "mps"])
-    def test_on_apples(self, monkeypatch: pytest.MonkeyPatch, accelerator: str) -> None:
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        monkeypatch.setattr(hardware, "cpu_has_fast_bfloat16", lambda: True)
-        assert hardware.choose_precision(accelerator)[0] == "32-true"
-
-    def test_on_anything_else(self) -> None:
-        precision, reason = hardware.choose_precision("tpu")
-        assert precision == "32-true"
-        assert "'tpu'" in reason
-
-    @pytest.mark.parametrize(
-        ("line", "expected"),
-        [
-            ("flags\t\t: fpu sse avx512_bf16 amx_tile", True),
-            ("flags\t\t: fpu amx_bf16", True),
-            ("Features\t: fp asimd bf16", True),
-            ("flags\t\t: fpu sse avx512f", False),
-            ("model name\t: bf16", False),
-        ],
-    )
-    def test_reading_the_cpus_flags(
-        self, monkeypatch: pytest.MonkeyPatch, line: str, expected: bool
-    ) -> None:
-        monkeypatch.undo()
-        monkeypatch.setattr(Path, "read_text", lambda self, **kwargs: f"processor\t: 0\n{line}\n")
-        assert hardware.cpu_has_fast_bfloat16() is expected
-
-
 class TestKeepingMemory:
     def asked_for(self, monkeypatch: pytest.MonkeyPatch, platform: str, library: Any) -> None:
         monkeypatch.setattr(hardware.sys, "platform", platform)
@@ -93,3 +31,88 @@ class TestKeepingMemory:
         told: dict[int, int] = {}
         self.asked_for(monkeypatch, platform, SimpleNamespace(mallopt=told.__setitem__))
         assert not told
+
+
+class TestUnusableGpu:
+    """NVIDIA GPUs that torch cannot use, each with the torch that can."""
+
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A GPU with driver 535, and a torch for CUDA 13 that cannot use it."""
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "nvidia0"])
+        self.driver(monkeypatch, "535.183.01")
+
+    def driver(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        line = f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release\n"
+        monkeypatch.setattr(hardware, "_read", lambda path: line)
+
+    def test_a_driver_that_is_too_old(self) -> None:
+        problem = hardware.unusable_gpu() or ""
+        assert "the driver 535 is too old for its CUDA 13.0" in problem
+        assert problem.endswith("torch --index-url https://download.pytorch.org/whl/cu126")
+
+    @pytest.mark.parametrize(
+        ("driver", "index"), [("580.65.06", "cu130"), ("550.54.15", "cu126"), ("?", "cu126")]
+    )
+    def test_a_torch_without_cuda(
+        self, monkeypatch: pytest.MonkeyPatch, driver: str, index: str
+    ) -> None:
+        self.driver(monkeypatch, driver)
+        monkeypatch.setattr(torch.version, "cuda", None)
+        problem = hardware.unusable_gpu() or ""
+        assert "compiled without CUDA" in problem
+        assert problem.endswith(index)
+
+    def test_what_is_not_torchs_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.driver(monkeypatch, "580.65.06")
+        problem = hardware.unusable_gpu() or ""
+        assert "nvidia-smi" in problem and "pip" not in problem
+
+    @pytest.mark.parametrize("hidden", ["", "-1"])
+    def test_a_gpu_that_is_hidden_or_missing(
+        self, monkeypatch: pytest.MonkeyPatch, hidden: str
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert hardware.unusable_gpu() is None
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: [])
+        assert hardware.unusable_gpu() is None
+
+    CUDA_13 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+    CUDA_12_6 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
+
+    @pytest.mark.parametrize(
+        ("capability", "architectures", "index"),
+        [
+            ((7, 0), CUDA_13, "cu126"),  # Volta
+            ((12, 0), CUDA_12_6, "cu130"),  # Blackwell
+            ((7, 0), CUDA_12_6, None),
+            ((8, 9), CUDA_13, None),  # Ada runs what was made for Ampere
+            ((9, 0), CUDA_13, None),
+            ((12, 1), (*CUDA_13, "compute_120"), None),
+            ((13, 0), (*CUDA_13, "compute_120"), None),
+            ((9, 0), ("sm_90a",), None),
+        ],
+    )
+    def test_an_architecture_that_torch_was_not_compiled_for(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: tuple[int, int],
+        architectures: tuple[str, ...],
+        index: str | None,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
+        problem = hardware.unusable_gpu()
+        if index is None:
+            assert problem is None
+            assert hardware.best_device() == "cuda"
+        else:
+            assert f"not compiled for Some GPU (compute capability {capability[0]}" in str(problem)
+            assert str(problem).endswith(index)
+            assert hardware.best_device() == "cpu"

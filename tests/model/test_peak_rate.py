@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from qa_lightning.model import peak_rate
 from qa_lightning.model.peak_rate import compute_dtype, measure_peak
 
 
@@ -26,6 +27,29 @@ def test_measured_is_the_best_of_several() -> None:
     assert peak.flops == pytest.approx(2 * 512**3 * threads / 0.02)
     assert "float32" in peak.source
     assert "measured" in peak.source
+
+
+def test_a_gpu_has_ever_more_products_to_do_before_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On "meta", where nothing is computed, a product takes 1 ms and a wait 1 ms more."""
+    now, waits = 0.0, []
+
+    def linear(*factors: torch.Tensor) -> None:
+        nonlocal now
+        now += 0.001
+
+    def wait_for(device: torch.device) -> None:
+        nonlocal now
+        now += 0.001
+        waits.append(now)
+
+    monkeypatch.setattr(peak_rate, "linear", linear)
+    monkeypatch.setattr(peak_rate, "wait_for", wait_for)
+    peak = measure_peak(torch.device("meta"), torch.float32, clock=lambda: now)
+    # 1, 2, 4, ... 128 products in a row: the wait is nearly lost among them.
+    assert len(waits) == 2 * 8
+    assert peak.flops == pytest.approx(2 * 16384 * 8192 * 8192 / (0.001 * 129 / 128))
 
 
 def test_measuring_leaves_the_random_numbers_of_the_training() -> None:

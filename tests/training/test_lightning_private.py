@@ -75,6 +75,12 @@ def test_the_logging_step_can_be_read_and_set(trainer: Trainer) -> None:
     assert lightning_private.slurm_environment(trainer) is None, WHERE
 
 
+def test_the_question_for_sigterm_can_be_left_out(trainer: Trainer) -> None:
+    assert callable(getattr(trainer.fit_loop.epoch_loop, lightning_private.SIGTERM_QUESTION)), WHERE
+    lightning_private.leave_signals_to_us(trainer)
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+
+
 def test_normalizing_keeps_the_shape_and_states_the_position(trainer: Trainer) -> None:
     state, before = state_of(trainer), state_of(trainer)
     normalize_loop_state(state, Position(1, 2, 5, 5, validating=True))

@@ -20,6 +20,7 @@ from torch._dynamo.testing import CompileCounter
 
 from qa_lightning.data.batches import Batch, BatchSize, WindowDataset
 from qa_lightning.errors import UserError
+from qa_lightning.training.compilation import check_compiler
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.loss import window_losses
 from qa_lightning.training.module import NOT_A_HYPERPARAMETER, QuestionAnsweringModule
@@ -392,6 +393,22 @@ class TestCompile:
         assert not (tmp_path / "lightning_logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "language", "compiler"), [("cpu", r"C\+\+", "clang++"), ("cuda", "C", "gcc")]
+)
+def test_a_device_needs_a_compiler_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, device: str, language: str, compiler: str
+) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
+    check_compiler(torch.device(device))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=f"needs a {language} compiler .*{compiler[:3]}"):
+        check_compiler(torch.device(device))
+    check_compiler(torch.device("mps"))
+
+
 def plain_varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
     """Variable-length attention on any device, with a mask and no Python loop."""
     slots = torch.arange(query.shape[2], dtype=ends.dtype)
@@ -414,13 +431,12 @@ def test_the_loss_is_shown_as_often_as_it_is_logged(
             assert trainer._results is not None
             assert not any(metric.meta.prog_bar for metric in trainer._results.values())
 
-    losses = Losses()
-    trainer = trainer_of(
-        tmp_path, max_steps=7, log_every_n_steps=every, callbacks=[Watch(), losses]
-    )
+    trainer = trainer_of(tmp_path, max_steps=7, log_every_n_steps=every, callbacks=[Watch()])
     trainer.fit(module, datamodule=data)
-    assert math.isnan(shown[0])
-    assert len(set(shown[1:])) == (6 if every == 1 else 2)
+    # Every batch but the first ones begins with the loss of the last step that was logged.
+    assert all(map(math.isnan, shown[:every]))
+    assert len(set(shown[every:])) == (6 if every == 1 else 2)
+    assert len(set(shown[every : 2 * every])) == 1
     assert all(isinstance(value, float) for value in shown)
 
 

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.distributed.fsdp import MixedPrecision
 
 from qa_lightning.errors import UserError
 from qa_lightning.training.module import QuestionAnsweringModule
+from qa_lightning.training.optimizer import compute_as_ddp
 
 
 @pytest.fixture
@@ -80,3 +84,19 @@ class TestOptimizer:
     def test_a_shape_without_end_is_refused(self, module: QuestionAnsweringModule) -> None:
         with pytest.raises(UserError, match="--trainer.max_epochs"):
             optimizer_of(module, steps=float("inf"))
+
+
+@pytest.mark.parametrize("given", [None, MixedPrecision(reduce_dtype=torch.bfloat16)])
+def test_fsdp_keeps_weights_and_sums_in_float32_as_ddp_does(given: MixedPrecision | None) -> None:
+    strategy = FSDPStrategy(mixed_precision=given)
+    strategy.precision_plugin = FSDPPrecision("bf16-mixed")
+    assert strategy.mixed_precision_config.reduce_dtype == torch.bfloat16
+    compute_as_ddp(SimpleNamespace(strategy=strategy, precision="bf16-mixed"))
+    config = strategy.mixed_precision_config
+    if given is not None:
+        assert config is given
+        return
+    kept = {config.param_dtype, config.reduce_dtype, config.buffer_dtype}
+    assert kept == {torch.float32}
+    context = strategy.precision_plugin.forward_context()
+    assert context.fast_dtype == torch.bfloat16  # autocast still computes in half precision

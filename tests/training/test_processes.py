@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def test_several_processes_train_save_and_score_as_one(
         ):
             ours, one = (results_of(place) / f"{name}.json" for place in (folder, tmp_path / "1"))
             assert ours.read_bytes() == one.read_bytes(), name
+
+
+def stopping(hook: str, number: int, how: str, rank: int) -> str:
+    names = {"hook": hook, "number": number, "how": how, "rank": rank}
+    described = {"class_path": "tests.helpers.stopping.StopAt", "init_args": names}
+    return "--trainer.callbacks+=" + json.dumps(described)
+
+
+@pytest.mark.timeout(300)
+def test_an_error_in_the_first_process_ends_the_others(
+    tiny_encoder: Path, squad_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The second process waits, as for NCCL; were it left behind, its output would not end."""
+    memory = stopping("on_train_batch_start", 3, "memory", rank=0)
+    hanging = stopping("on_train_batch_start", 3, "hang", rank=1)
+    options = options_of(tiny_encoder, squad_files, tmp_path)
+    begin = time.monotonic()
+    ended = call_outside("fit", *options, *TWO, "--data.batch_size", 4, memory, hanging)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("error: out of memory (CUDA out of memory.") == 1
+    assert "Traceback" not in ended.stderr
+    assert time.monotonic() - begin < 120  # of which starting takes most
 
 
 def results_of(folder: Path) -> Path:

@@ -131,6 +131,14 @@ class TestCost:
         layer = 4 * 768 * 768 + 2 * 768 * 3072
         assert cost == TrainingCost(per_token=6 * (6 * layer + 2 * 768), per_pair=12 * 6 * 768)
 
+    def test_a_shard_of_the_weights_counts_as_the_whole(self, tiny_encoder: Path) -> None:
+        """FSDP leaves a process with flat pieces of the weights."""
+        encoder = load_encoder(str(tiny_encoder))
+        whole = TrainingCost.of(encoder)
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.flatten()[: parameter.numel() // 2]
+        assert TrainingCost.of(encoder) == whole
+
     def test_embeddings_cost_nothing(self, tiny_encoder: Path) -> None:
         small = load_encoder(str(tiny_encoder))
         config = {**small.config.to_diff_dict(), "vocab_size": 5000}
