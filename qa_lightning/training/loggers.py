@@ -1,7 +1,6 @@
-"""What loggers are given beside the curves, each in its own way: texts, figures, hyperparameters.
+"""What loggers are given beside the curves, each in its own way; for the first process alone.
 
-TensorBoard, Weights & Biases and MLflow take all of it, other loggers the hyperparameters and the
-final figures. Everything here is for the first process alone.
+TensorBoard, W&B and MLflow take texts and figures, every logger hyperparameters and final figures.
 """
 
 from __future__ import annotations
@@ -62,13 +61,10 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
 
 
 def log_hyperparameters(trainer: Trainer, module: LightningModule) -> None:
-    """Log what to compare runs by, when a run starts; TensorBoard gets it with the final figures.
-
-    (TensorBoard's HPARAMS page takes hyperparameters once, with the figures to show beside them.)
-    """
+    """Log what to compare runs by, when a run starts."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            continue
+            continue  # its HPARAMS page takes them once, with the final figures
         try:
             logger.log_hyperparams(_compared(trainer, module))
         except Exception as error:  # MLflow's: a run's hyperparameters cannot be changed

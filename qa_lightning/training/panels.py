@@ -49,7 +49,6 @@ LAYOUT = {
 EXAMPLES = 8
 """Questions that are shown at every validation."""
 
-
 SHOWING = (TensorBoardLogger, WandbLogger, MLFlowLogger)
 """Loggers that take texts and figures."""
 
@@ -68,12 +67,12 @@ class ValidationPanels(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the hyperparameters, write the layout."""
+        if not trainer.is_global_zero:
+            return
         layout = {
             section: {title: ["Multiline", names] for title, names in charts.items()}
             for section, charts in LAYOUT.items()
         }
-        if not trainer.is_global_zero:
-            return
         log_hyperparameters(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -36,14 +36,11 @@ class RunFolder(Callback):
         """Choose the folder; `resumed` if it is that of a run that is resumed."""
         self.path = path
         self.resumed = resumed
-        self._agreed = False
         self._trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first process's folder, a collective; checkpoints go there as well."""
-        if not self._agreed:
-            self.path = Path(trainer.strategy.broadcast(str(self.path)))
-            self._agreed = True
+        self.path = Path(trainer.strategy.broadcast(str(self.path)))
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and not checkpoint.dirpath:
                 checkpoint.dirpath = str(self.path / CHECKPOINTS)
