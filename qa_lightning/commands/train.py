@@ -31,7 +31,7 @@ from qa_lightning.errors import UserError
 from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.hardware import keep_freed_memory, unusable_gpu
 from qa_lightning.model.precision import choose_precision
-from qa_lightning.model.run_folder import CHECKPOINTS, LAST
+from qa_lightning.model.run_folder import CHECKPOINTS, CONFIG, LAST
 from qa_lightning.training import lightning_private, slurm
 from qa_lightning.training.best_model import SaveBestModel
 from qa_lightning.training.checkpoint_files import (
@@ -45,6 +45,7 @@ from qa_lightning.training.failures import as_user_error, check_folder
 from qa_lightning.training.guards import FiniteLoss
 from qa_lightning.training.module import QuestionAnsweringModule
 from qa_lightning.training.optimizer import check_schedule_ends, compute_as_ddp
+from qa_lightning.training.panels import ValidationPanels
 from qa_lightning.training.progress_bar import progress_bar
 from qa_lightning.training.resume import (
     POSITION,
@@ -53,8 +54,8 @@ from qa_lightning.training.resume import (
     Interrupted,
     LastCheckpoint,
 )
+from qa_lightning.training.run_folder import RUNS, RunFolder, leaves_files, next_run, run_folder
 from qa_lightning.training.run_record import RunRecord, is_of_job
-from qa_lightning.training.tensorboard import TensorBoardPanels
 from qa_lightning.training.throughput import Throughput
 
 TRAINER_DEFAULTS = {
@@ -125,7 +126,9 @@ class SaveConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save it in the run's folder."""
-        super().setup(trainer, pl_module, "fit")
+        path = run_folder(trainer) / CONFIG
+        if trainer.is_global_zero and leaves_files(trainer):
+            self.parser.save(self.config, str(path), overwrite=True, multifile=False)
 
 
 class QuestionAnsweringCLI(LightningCLI):
@@ -139,7 +142,6 @@ class QuestionAnsweringCLI(LightningCLI):
             QuestionAnsweringModule,
             SquadDataModule,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=42,
             auto_configure_optimizers=False,
@@ -185,29 +187,28 @@ class QuestionAnsweringCLI(LightningCLI):
             options["model"][name] = saved[name]
 
     def _find(self, which: Literal["last", "hpc"]) -> str | None:
-        """The newest checkpoint of the newest run or, with "hpc", of this SLURM job's run.
+        """The newest checkpoint of the newest run that has one; with "hpc", of this SLURM job's.
 
         None if there is none, and `fit` is to start from the beginning.
         """
         command = self.config["subcommand"]
         options = self.config[command]
-        runs = Path(options["trainer"]["default_root_dir"] or ".") / "lightning_logs"
+        runs = Path(options["trainer"]["default_root_dir"] or ".", RUNS)
         job = slurm.job() if which == "hpc" else None
         if which == "hpc" and job is None:
             raise UserError("--ckpt_path hpc is for SLURM jobs; elsewhere say --ckpt_path last")
-        own = (run for run in newest_runs_first(runs) if job is None or is_of_job(run, job))
-        run = next(own, None)
-        folder = options["checkpoint"]["dirpath"] or (run and run / CHECKPOINTS)
-        if job is not None and run is None:
-            folder = None
-        path = newest_checkpoint(Path(folder)) if folder else None
-        if path is not None:
-            rank_zero_info(f"--ckpt_path {which}: {path}")
-            self._run = run
-            return str(path)
+        own = [run for run in newest_runs_first(runs) if job is None or is_of_job(run, job)]
+        places: list[tuple[Path | None, Path]] = [(run, run / CHECKPOINTS) for run in own]
+        if (folder := options["checkpoint"]["dirpath"]) and (own or job is None):
+            places = [(next(iter(own), None), Path(folder))]
+        for run, place in places:
+            if path := newest_checkpoint(place):
+                rank_zero_info(f"--ckpt_path {which}: {path}")
+                self._run = run
+                return str(path)
         reason = f"there is no run{f' of SLURM job {job}' if job else ''} in {runs}"
-        if folder:
-            reason = f"{folder} holds no checkpoint"
+        if places:
+            reason = f"{places[0][1] if folder else runs} holds no checkpoint"
         if command != "fit":
             raise UserError(f"--ckpt_path {which}: {reason}; name the file instead")
         # No mistake: a command that is started again and again can always say `last`.
@@ -267,7 +268,7 @@ class QuestionAnsweringCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and turn what it dies of into a UserError; all processes end with this one."""
         try:
-            with as_user_error(self._folder()):
+            with as_user_error(self._folder()), self._run_folder.made(self.trainer):
                 super()._run_subcommand(subcommand)
         except BaseException:
             lightning_private.end_other_processes(self.trainer)
@@ -299,20 +300,24 @@ class QuestionAnsweringCLI(LightningCLI):
         options["precision"] = self._get(self.config, "trainer")["precision"] = precision
         fitting = self.subcommand == "fit"
         with_bar = options["enable_progress_bar"] is not False
-        callbacks: list[Callback] = [progress_bar()] if with_bar else []
+        name = RUNS if fitting else f"{RUNS}/{self.subcommand}"
+        runs = Path(options["default_root_dir"] or ".", name)
+        resumed = self._run if fitting else None
+        self._run_folder = RunFolder(resumed or next_run(runs), resumed=resumed is not None)
+        callbacks: list[Callback] = [self._run_folder, *([progress_bar()] if with_bar else [])]
         if fitting:
-            callbacks += [FiniteLoss(), RunRecord(), Throughput(), TensorBoardPanels()]
+            callbacks += [FiniteLoss(), RunRecord(), Throughput(), ValidationPanels()]
         if options["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 options["default_root_dir"] or ".",
-                name="lightning_logs" if fitting else f"lightning_logs/{self.subcommand}",
+                name=name,
                 default_hp_metric=False,
                 **self._logger_of_resumed_run(),
             )
-            if fitting:
-                callbacks.append(LearningRateMonitor("step"))
-        if not fitting or options["logger"] in (False, []):
-            self.save_config_callback = None  # there is no run folder to save it in
+        if fitting and options["logger"] not in (False, []):
+            callbacks.append(LearningRateMonitor("step"))
+        if not fitting:
+            self.save_config_callback = None
         if fitting and options["enable_checkpointing"] is not False:
             settings = self._get(self.config, "checkpoint").as_dict()
             last = LastCheckpoint(
@@ -325,10 +330,7 @@ class QuestionAnsweringCLI(LightningCLI):
             # First, for it corrects the logging step before the other callbacks log.
             callbacks = [last, *callbacks, SaveBestModel(), ModelCheckpoint(**settings)]
         if not fitting:
-            output = self._get(self.config, "output")
-            # Without a run folder there is no place for files that were not asked for.
-            if output or kwargs.get("logger") or options["logger"] or self.subcommand == "predict":
-                callbacks.append(EvaluationFiles(output))
+            callbacks.append(EvaluationFiles(self._get(self.config, "output")))
         self.trainer_defaults["callbacks"] = callbacks
         plugins = options["plugins"] or []
         kwargs["plugins"] = [

@@ -79,9 +79,12 @@ def example(scored: ScoredAnswers, row: int, *, mark_gold: bool = False) -> Exam
     )
 
 
-def table_of(rows: Sequence[Example], threshold: float) -> str:
-    """Examples that were answered at a null threshold, as a table in Markdown."""
-    cells = [
+COLUMNS = ("right", "question", "context", "gold", "predicted")
+
+
+def cells_of(rows: Sequence[Example]) -> list[list[str]]:
+    """Examples as rows of a table with these columns, the text of each cell in Markdown."""
+    return [
         [
             "✓" if each.exact else "½" if each.f1 else "✗",
             shown(each.question),
@@ -92,9 +95,13 @@ def table_of(rows: Sequence[Example], threshold: float) -> str:
         ]
         for each in rows
     ]
+
+
+def table_of(rows: Sequence[Example], threshold: float) -> str:
+    """Examples that were answered at a null threshold, as a table in Markdown."""
     return (
         "✓ is right (exact match), ½ shares words with a gold answer. In the context, the answer "
         "given is **bold**; where none was given, the best one there was is in *italics*. Null "
         f"odds above {threshold:.4g} mean “no answer”.\n\n"
-        + table(["", "question", "context", "gold", "predicted"], cells, of_figures=False)
+        + table(["", *COLUMNS[1:]], cells_of(rows), of_figures=False)
     )

@@ -7,26 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from qa_lightning.evaluation.figures import learning_curve_figure
 from qa_lightning.model.run_folder import LEARNING_CURVE, MODEL
 from qa_lightning.model.trained_model import TrainedModel
+from qa_lightning.training.loggers import log_final_figures, where_to_look
+from qa_lightning.training.run_folder import run_folder
 from qa_lightning.training.summary import best_model_summary
 from qa_lightning.training.throughput import Throughput
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-
-COMPARED = (
-    *("pretrained", "learning_rate", "weight_decay", "schedule", "warmup", "dropout"),
-    *("unanswerable_share", "train", "max_train_questions", "train_unanswerable", "window", "seed"),
-)
-"""Hyperparameters on TensorBoard's HPARAMS page, to compare runs by; `config.yaml` has all.
-
-There are few of them, because the page names only the first five unless it is configured."""
 
 
 class SaveBestModel(Callback):
@@ -35,7 +28,7 @@ class SaveBestModel(Callback):
     The folder `model` in the run's folder holds the weights of the best checkpoint and the
     tokenizer, as `save_pretrained` writes them; `null_threshold` in its config.json is the tuned
     null threshold, if there is one. `learning_curve.png` beside it shows losses and
-    scores over the run, TensorBoard's HPARAMS page the hyperparameters with the final figures.
+    scores over the run; every logger gets the final figures.
     """
 
     def __init__(self) -> None:
@@ -71,21 +64,23 @@ class SaveBestModel(Callback):
         self.history.append({"step": trainer.global_step, **figures})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the model, log the hyperparameters with the final figures, print the summary."""
-        run = Path(trainer.log_dir or ".")  # asked for on every process: it is broadcast
+        """Save the model, log the final figures, print the summary."""
         checkpoint = trainer.checkpoint_callback
-        if not isinstance(checkpoint, ModelCheckpoint) or not trainer.is_global_zero:
+        if not isinstance(checkpoint, ModelCheckpoint):
+            return
+        run = run_folder(trainer)  # a collective: every process asks
+        if not trainer.is_global_zero:
             return
         best = checkpoint.best_model_path or checkpoint.last_model_path
         if not best:
             return
         TrainedModel.from_checkpoint(Path(best)).save(run / MODEL)
         figures = self._figures_of_best(checkpoint)
-        _log_final_figures(trainer, pl_module, figures)
+        log_final_figures(trainer, pl_module, _final(trainer, figures))
         losses = {step: float(loss) for step, loss in self.losses.items()}
         step = int(figures["step"]) if figures else None
         learning_curve_figure(losses, self.history, step).savefig(run / LEARNING_CURVE)
-        rank_zero_info(best_model_summary(figures, Path(best), run))
+        rank_zero_info(best_model_summary(figures, Path(best), run, where_to_look(trainer)))
 
     def _figures_of_best(self, checkpoint: ModelCheckpoint) -> dict[str, float]:
         monitor = checkpoint.monitor
@@ -98,10 +93,8 @@ class SaveBestModel(Callback):
         return of_best[-1] if of_best else pick(scored, key=lambda entry: entry[monitor])
 
 
-def _log_final_figures(
-    trainer: Trainer, module: LightningModule, figures: dict[str, float]
-) -> None:
-    """Log hyperparameters and final figures together, once: TensorBoard's HPARAMS page."""
+def _final(trainer: Trainer, figures: dict[str, float]) -> dict[str, float]:
+    """The figures that a run is judged by."""
     final = {
         f"best/{name.removeprefix('val/')}": figures[name]
         for name in ("val/exact", "val/f1", "val/loss")
@@ -110,14 +103,4 @@ def _log_final_figures(
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput) and callback.overall is not None:
             final["run/windows_per_s"] = callback.overall.windows_per_s
-    data = trainer.datamodule.hparams  # type: ignore[attr-defined]
-    every = {**module.hparams, **data}
-    compared = {
-        **{name: every[name] for name in COMPARED},
-        "batch_size": data["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches,
-        "epochs": trainer.max_epochs,
-        "precision": trainer.precision,
-    }
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and final:
-            logger.log_hyperparams(compared, final)
+    return final

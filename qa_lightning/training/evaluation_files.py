@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.figures import calibration_figure
 from qa_lightning.evaluation.predictions import ANSWERS, write_predictions
 from qa_lightning.evaluation.report import Report, failure_report
+from qa_lightning.training.loggers import log_figure, log_text
+from qa_lightning.training.run_folder import run_folder
 from qa_lightning.training.summary import lines_by_threshold
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class EvaluationFiles(Callback):
     After `predict`, `validate` and `test`: `answers.json`, `predictions.json`, `null_odds.json`
     and `nbest_predictions.json` (see `qa_lightning.evaluation.predictions`). After `validate` and
     `test` also `scores.json`, the figures to the last digit (TensorBoard rounds them to float32),
-    and `report.md`, `report.json` and `calibration.png`, which TensorBoard shows too: where the
+    and `report.md`, `report.json` and `calibration.png`, which loggers are given too: where the
     model fails (see `qa_lightning.evaluation.report`).
     """
 
@@ -58,8 +59,10 @@ class EvaluationFiles(Callback):
         self, trainer: Trainer, pl_module: LightningModule, split: Literal["val", "test", "predict"]
     ) -> None:
         """Gather the windows of all processes and write the files, on the first process alone."""
+        if self.folder is None and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
-        folder = self.folder or Path(trainer.log_dir or ".")  # a collective: every process asks
+        folder = self.folder or run_folder(trainer)  # a collective: every process asks
         with module.metric.sync_context():  # all processes take part, and the first one writes
             answers = module.metric.answers() if trainer.is_global_zero else None
         if answers is None:
@@ -91,8 +94,6 @@ class EvaluationFiles(Callback):
         (folder / "report.json").write_text(content + "\n", encoding="utf-8")
         figure = calibration_figure(report.calibration)
         figure.savefig(folder / "calibration.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(f"{split}/report", text)
-                logger.experiment.add_figure(f"{split}/calibration", figure)
+        log_text(trainer, f"{split}/report", text)
+        log_figure(trainer, f"{split}/calibration", figure)
         rank_zero_info(f"where the model fails: {folder / 'report.md'}")

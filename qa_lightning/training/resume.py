@@ -236,7 +236,9 @@ class LastCheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write a checkpoint to resume from, unless its content is what went wrong."""
-        if not self._started or self.position == self._written or not self.write:
+        # Before the first step there is nothing to resume, and its folder is not that of a run.
+        trained = self.position.total_batches > 0
+        if not self._started or not trained or self.position == self._written or not self.write:
             return
         if trainer.world_size > 1 and not isinstance(exception, Interrupted):
             return  # the other processes are not part of this, and would not join in the writing
@@ -282,7 +284,8 @@ class LastCheckpoint(Callback):
         asked = (self._signal is not None, self._requeue, late)
         stop, requeue, late = self._agreement.any_of(trainer, *asked)
         if stop:
-            raise Interrupted(self._signal or signal.SIGTERM, self.write)
+            written = self.write and self.position.total_batches > 0
+            raise Interrupted(self._signal or signal.SIGTERM, written)
         self._due |= late
         if self._job is None or not requeue:
             return

@@ -21,6 +21,7 @@ from qa_lightning import __version__
 from qa_lightning.errors import UserError
 from qa_lightning.model.run_folder import RECORD
 from qa_lightning.training import slurm
+from qa_lightning.training.run_folder import leaves_files, run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -56,7 +57,7 @@ class RunRecord(Callback):
         Raises:
             UserError: it cannot be written.
         """
-        folder = Path(trainer.log_dir or ".")  # a collective: every process asks
+        folder = run_folder(trainer)  # a collective: every process asks
         if not trainer.is_global_zero:
             return
         entry = self._entry(trainer)
@@ -75,8 +76,8 @@ class RunRecord(Callback):
                 f"one device; {same if size % processes == 0 else ''}--model.learning_rate "
                 f"{rate * processes**0.5:.2g} follows the square-root rule for Adam"
             )
-        if not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return  # no run folder
+        if not leaves_files(trainer):
+            return
         path = folder / RECORD
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,13 @@ def lines_by_threshold(figures: Mapping[str, Any], split: str) -> list[str]:
     ]
 
 
-def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> str:
-    """What `fit` prints at its end; `figures` is empty if nothing was validated."""
+def best_model_summary(
+    figures: Mapping[str, float], best: Path, run: Path, where: Mapping[str, str]
+) -> str:
+    """What `fit` prints at its end; `figures` is empty if nothing was validated.
+
+    `where` says by logger where the curves are to be seen.
+    """
     lines = ["", "Best model"]
     if "val/exact" in figures:
         lines.append(f"  EM {figures['val/exact']:.2f}   F1 {figures['val/f1']:.2f}")
@@ -35,10 +40,12 @@ def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> s
                 )
         lines.append(f"  answered with 'no answer': {figures['val/no_answer_rate']:.1f} %")
         lines += lines_by_threshold(figures, "val")
+        lines.append(f"  token accuracy {figures['val/token_accuracy']:.4f}")
     lines += [
+        f"  run             {run}",
         f"  checkpoint      {best}",
         f"  model           {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
         f"  learning curve  {run / LEARNING_CURVE}",
-        f"  TensorBoard     tensorboard --logdir {run.parent}",
+        *(f"  {name:<14}  {place}" for name, place in where.items()),
     ]
     return "\n".join(lines)

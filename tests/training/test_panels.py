@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from qa_lightning.training.datamodule import SquadDataModule
 from qa_lightning.training.module import QuestionAnsweringModule
-from qa_lightning.training.tensorboard import LAYOUT, TensorBoardPanels
+from qa_lightning.training.panels import LAYOUT, ValidationPanels
 from tests.helpers.command import QUIET, TINY_WINDOWS, call
 from tests.helpers.data import squad_data
 from tests.helpers.stopping import Crash, StopAt
@@ -58,7 +58,7 @@ def fit(
         **{"enable_progress_bar": False, "enable_model_summary": False},
         **{"enable_checkpointing": False, "use_distributed_sampler": False},
     }
-    trainer = Trainer(callbacks=[TensorBoardPanels(), *callbacks], **(usual | options))
+    trainer = Trainer(callbacks=[ValidationPanels(), *callbacks], **(usual | options))
     trainer.fit(module, datamodule=data)
     return module
 
@@ -150,7 +150,7 @@ class TestInsight:
         def refuse(*_: Any) -> None:
             raise AssertionError("shown to nobody")
 
-        monkeypatch.setattr(TensorBoardPanels, "_show", refuse)
+        monkeypatch.setattr(ValidationPanels, "_show", refuse)
         fit(tiny_encoder, squad_files, logger=CSVLogger(tmp_path), max_epochs=1)
         fit(tiny_encoder, squad_files, logger=False, max_epochs=1)
         tensorboard = TensorBoardLogger(tmp_path)

@@ -1,4 +1,4 @@
-"""TensorBoardPanels: what TensorBoard shows of a run beside its curves."""
+"""ValidationPanels: what loggers show of a run beside its curves."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from qa_lightning.evaluation.examples import choose, example, table_of
+from qa_lightning.evaluation.examples import COLUMNS, cells_of, choose, example, table_of
 from qa_lightning.evaluation.figures import abstention_figure
 from qa_lightning.evaluation.scored_answers import scored_answers
-from qa_lightning.training import lightning_private
+from qa_lightning.training.loggers import log_figure, log_hyperparameters, log_text
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-    from torch.utils.tensorboard import SummaryWriter
 
     from qa_lightning.evaluation.spans import Answers
     from qa_lightning.training.module import QuestionAnsweringModule
@@ -50,33 +49,39 @@ LAYOUT = {
 EXAMPLES = 8
 """Questions that are shown at every validation."""
 
+SHOWING = (TensorBoardLogger, WandbLogger, MLFlowLogger)
+"""Loggers that take texts and figures."""
 
-class TensorBoardPanels(Callback):
-    """Shows in TensorBoard what the model does, at every validation of `fit`.
+
+class ValidationPanels(Callback):
+    """Shows in TensorBoard, W&B and MLflow what the model does, at every validation of `fit`.
 
     - `val/examples`, a text: the same few questions every time, the seed of the data fixes which;
       the answer marked in its context, gold beside predicted.
     - `val/no_answer`, an image: precision and recall of "no answer" over the null threshold, the
       effective one marked, and the null odds of answerable and unanswerable questions.
-    - The layout of the custom scalars: curves that belong together in one chart.
+    - TensorBoard's layout of the custom scalars: curves that belong together in one chart.
 
-    Without a TensorBoard logger it does nothing.
+    Every logger gets the hyperparameters that runs are compared by.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the layout."""
+        """Log the hyperparameters, write the layout."""
+        if not trainer.is_global_zero:
+            return
         layout = {
             section: {title: ["Multiline", names] for title, names in charts.items()}
             for section, charts in LAYOUT.items()
         }
-        if trainer.is_global_zero:
-            for writer in _writers(trainer):
-                writer.add_custom_scalars(layout)
+        log_hyperparameters(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(layout)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show examples and figure."""
-        boards = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not boards:
+        shown = any(isinstance(logger, SHOWING) for logger in trainer.loggers)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not shown:
             return
         module: QuestionAnsweringModule = pl_module  # type: ignore[assignment]
         with module.metric.sync_context():  # all processes take part, and the first one logs
@@ -92,17 +97,8 @@ class TensorBoardPanels(Callback):
             windows.questions, windows.contexts, answers.take(chosen), threshold
         )
         asked = [example(scored, row) for row in range(len(chosen))]
-        # The step of the scalars, so that a resumed run replaces all figures after it together.
-        step = lightning_private.logger_step(trainer)
-        for writer in _writers(trainer):
-            writer.add_text("val/examples", table_of(asked, threshold), step)
-            if np.unique(answerable).size == 2:
-                figure = abstention_figure(answers.null_odds, answerable, threshold)
-                writer.add_figure("val/no_answer", figure, step)
-
-
-def _writers(trainer: Trainer) -> list[SummaryWriter]:
-    """The TensorBoard writers; they exist on the first process alone."""
-    return [
-        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
-    ]
+        text = table_of(asked, threshold)
+        log_text(trainer, "val/examples", text, (COLUMNS, cells_of(asked)))
+        if np.unique(answerable).size == 2:
+            figure = abstention_figure(answers.null_odds, answerable, threshold)
+            log_figure(trainer, "val/no_answer", figure)
