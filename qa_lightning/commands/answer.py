@@ -133,7 +133,11 @@ def _show(question: str, answer: Answer, options: Namespace) -> None:
         return
     if not _typed(options):
         print(f"? {question}")
-    print(f"{answer.text or 'no answer'}   ({answer.probability:.0%} sure)", flush=True)
+    sure = f"{answer.probability:.0%} sure"
+    if not answer.text and answer.candidates:
+        best = answer.candidates[0]
+        sure += f"; best guess: {best.text}, {best.probability:.0%}"
+    print(f"{answer.text or 'no answer'}   ({sure})", flush=True)
     if options.top_k > 1:
         for one in answer.candidates:
             print(f"  {one.probability:4.0%}  {one.text}  [{one.start}:{one.end}]", flush=True)

@@ -8,7 +8,7 @@ from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, restricted_number_type
 
 from qa_lightning.errors import UserError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Number = restricted_number_type("Number", float, [(">=", float("-inf"))])
 """Any float but NaN."""
+
+NAMES = ("device", "precision", "threshold", "unanswerable_share")
 
 
 class MistakesAsUserErrors(ArgumentParser):
@@ -75,6 +77,13 @@ def add_model_options(parser: ArgumentParser) -> None:
         metavar="T",
         help="null threshold; higher answers more often; by default the model's tuned one, else 0",
     )
+    parser.add_argument(
+        "--unanswerable_share",
+        type=ClosedUnitInterval,
+        metavar="S",
+        help="share of your questions, 0 to 1, that you expect to have no answer; it moves the "
+        "tuned threshold, and 0 answers every question",
+    )
     parser.add_argument("--device", help="as torch names it; by default the best there is")
     parser.add_argument(
         "--precision",
@@ -88,7 +97,9 @@ def load_answerer(options: Namespace, **others: Any) -> Answerer:
     quiet_transformers()
     from qa_lightning.inference.answerer import Answerer
 
-    given = {name: options[name] for name in ("device", "precision", "threshold")}
+    if options.threshold is not None and options.unanswerable_share is not None:
+        raise UserError("--unanswerable_share moves the threshold: give it or --threshold")
+    given = {name: options[name] for name in NAMES}
     return Answerer.from_pretrained(options.model, **given, **others)
 
 

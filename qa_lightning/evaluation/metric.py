@@ -7,7 +7,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from qa_lightning.errors import UserError
-from qa_lightning.evaluation.scoring import score_answers, score_questions, tune_threshold
+from qa_lightning.evaluation.calibration import Tuned, fit_temperature
+from qa_lightning.evaluation.scoring import (
+    apply_threshold,
+    question_weights,
+    score_answers,
+    score_questions,
+    tune_threshold,
+)
 from qa_lightning.evaluation.spans import Answers, WindowScores, answers_of_questions, best_texts
 
 STATES = ("key", "null", "spans", "scores", "loss", "token_hits")
@@ -69,11 +76,13 @@ class SquadMetric(Metric):
         contexts = [self._contexts[self._context_of[row]] for row in answers.question]
         return best_texts(answers, contexts)
 
-    def tune(self, unanswerable_share: float | None) -> float | None:
-        """Tune the null threshold for exact match on what all processes saw; see `tune_threshold`.
+    def tune(self, unanswerable_share: float | None) -> Tuned | None:
+        """Tune the null threshold for exact match on what all processes saw, then the temperature.
+
+        See `tune_threshold` and `fit_temperature`.
 
         Returns:
-            The threshold; None if nothing was seen or, with a share, questions of one kind only.
+            What was tuned; None if nothing was seen or, with a share, questions of one kind only.
 
         Raises:
             UserError: the model's logits are not numbers.
@@ -89,7 +98,13 @@ class SquadMetric(Metric):
         texts = self.texts(answers)
         empty = np.array([not text for text in texts])
         exact, _ = score_answers(golds, texts)
-        return tune_threshold(exact, answers.null_odds, answerable, empty, unanswerable_share)
+        odds = answers.null_odds
+        threshold = tune_threshold(exact, odds, answerable, empty, unanswerable_share)
+        right = apply_threshold(exact, odds, answerable, threshold)
+        weights = question_weights(answerable, unanswerable_share)
+        temperature = fit_temperature(answers, right, threshold, weights)
+        share = float(np.mean(~answerable)) if unanswerable_share is None else unanswerable_share
+        return Tuned(threshold, temperature, share)
 
     def _checked_answers(self) -> Answers:
         answers = self.answers()

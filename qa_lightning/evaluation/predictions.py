@@ -12,7 +12,12 @@ ANSWERS = "answers.json"
 
 
 def write_predictions(
-    folder: Path, ids: Sequence[str], contexts: Sequence[str], answers: Answers, threshold: float
+    folder: Path,
+    ids: Sequence[str],
+    contexts: Sequence[str],
+    answers: Answers,
+    threshold: float,
+    temperature: float = 1.0,
 ) -> None:
     """Write the answers of questions into a folder, one question per line, in the order given.
 
@@ -31,7 +36,8 @@ def write_predictions(
     _write(folder / ANSWERS, ids, best_texts(answers, contexts, threshold))
     _write(folder / "predictions.json", ids, best_texts(answers, contexts))
     _write(folder / "null_odds.json", ids, answers.null_odds.tolist())
-    best = ([asdict(one) for one in of_one] for of_one in candidates(contexts, answers))
+    every = candidates(contexts, answers, threshold, temperature)
+    best = ([asdict(one) for one in of_one] for of_one in every)
     _write(folder / "nbest_predictions.json", ids, best)
 
 

@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qa_lightning.evaluation.calibration import Calibration, calibration
+from qa_lightning.evaluation.calibration import (
+    Calibration,
+    calibration,
+    given_probabilities,
+    threshold_for_share,
+)
 from qa_lightning.evaluation.examples import Example, example
 from qa_lightning.evaluation.markdown import shown, table
 from qa_lightning.evaluation.scored_answers import ScoredAnswers, scored_answers
 from qa_lightning.evaluation.scoring import score_answers
-from qa_lightning.evaluation.spans import Answers
+from qa_lightning.evaluation.spans import Answers, best_texts
+
+SHARES = (0, 0.1, 0.2, 0.33, 0.5, 0.67)
+"""Shares of unanswerable questions that a user may expect."""
 
 _NOTABLE = 0.05  # the lowest F1 is pointed out among groups of at least this share of the questions
 
@@ -60,6 +68,17 @@ class Plausible:
 
 
 @dataclass(frozen=True)
+class Expecting:
+    """The same questions answered by a user who expects a share of them to have no answer."""
+
+    share: float  # of unanswerable questions, 0 to 1
+    threshold: float  # the null threshold that follows
+    answered: float  # share of all questions that is answered (coverage)
+    right: float  # share of these that is answered right (exact match)
+    abstained: float  # share of the unanswerable questions that is not answered
+
+
+@dataclass(frozen=True)
 class Report:
     """Where a model fails; made by `failure_report`."""
 
@@ -71,14 +90,32 @@ class Report:
     breakdowns: dict[str, list[Group]]
     plausible: Plausible | None  # None if no unanswerable question has plausible answers
     calibration: Calibration
+    temperature: float  # that the probabilities were divided by
+    uncalibrated: float  # expected calibration error without it, in points
+    by_share: list[Expecting]
     mistakes: list[Example]  # wrong answers (exact match 0), the most confident first
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's own types; an infinite threshold is the text "inf" or "-inf"."""
         content = asdict(self)
-        if math.isinf(self.threshold):
-            content["threshold"] = str(self.threshold)
+        for holder in (content, *content["by_share"]):
+            if math.isinf(holder["threshold"]):
+                holder["threshold"] = str(holder["threshold"])
         return content
+
+    def _calibration_blocks(self) -> list[str]:
+        measured, rows = self.calibration, []
+        for each in measured.bins:
+            figures = [f"{each.count:,}", f"{each.confidence:.1f}", f"{each.right:.1f}"]
+            rows.append([f"{each.low:.0f}–{each.high:.0f} %", *figures])
+        without = ""
+        if self.temperature != 1:
+            without = f" (temperature {self.temperature:.2f}; without it {self.uncalibrated:.1f})"
+        return [
+            f"Mean confidence {measured.confidence:.1f} %, right {measured.right:.1f} %; expected "
+            f"calibration error {measured.ece:.1f} points{without}.",
+            table(["sure to", "count", "mean confidence", "right (EM)"], rows),
+        ]
 
     def to_markdown(self) -> str:
         """The report to read, for a file or TensorBoard's text page."""
@@ -97,7 +134,22 @@ class Report:
                 f"{self.plausible.answered:.1f} %. Answered with the plausible answer: "
                 f"{self.plausible.taken:.1f} %.",
             ]
-        blocks += ["## Calibration", *_calibration_blocks(self.calibration)]
+        blocks += ["## Calibration", *self._calibration_blocks()]
+        rows = [
+            [
+                f"{one.share:g}",
+                *(f"{value:.1f}" for value in (one.answered, one.right, one.abstained)),
+            ]
+            for one in self.by_share
+        ]
+        blocks += [
+            "## If another share of the questions has no answer",
+            "`--unanswerable_share` sets the share that is expected. These questions, answered "
+            "with each:",
+            table(
+                ["share expected", "answered", "of these right (EM)", "unanswerable left out"], rows
+            ),
+        ]
         if self.mistakes:
             blocks += [
                 "## Worst confident errors",
@@ -115,15 +167,18 @@ def failure_report(
     windows: np.ndarray,
     threshold: float,
     *,
+    temperature: float = 1.0,
+    tuned_share: float | None = None,
     cut: np.ndarray | None = None,
     worst: int = 10,
 ) -> Report:
     """Score labelled questions group by group, with calibration and the worst errors.
 
     The figures of all questions are those of `evaluate` at the same threshold. `windows` is the
-    number of windows of each answered question, int64 `[questions]`, `cut` whether it was too long
-    to be read whole, bool `[questions]`, and `worst` how many of the most confident errors to show;
-    the rest is as for `scored_answers`.
+    number of windows of each answered question, int64 `[questions]`, `tuned_share` the share of
+    unanswerable questions that the threshold is for, `cut` whether a question was too long to be
+    read whole, bool `[questions]`, and `worst` how many of the most confident errors to show; the
+    rest is as for `scored_answers`.
 
     Raises:
         ValueError: no answers, or not as many numbers of windows.
@@ -133,7 +188,8 @@ def failure_report(
         raise ValueError("no questions to report on")
     if len(windows) != total:
         raise ValueError(f"{len(windows)} numbers of windows for {total} questions")
-    scored = scored_answers(questions, contexts, answers, threshold)
+    scored = scored_answers(questions, contexts, answers, threshold, temperature)
+    plain = given_probabilities(answers, threshold, 1.0)
     wrong = np.flatnonzero(scored.exact == 0)
     wrong = wrong[np.argsort(-scored.confidence[wrong], kind="stable")][:worst]
     breakdowns = _breakdowns(scored, windows)
@@ -148,6 +204,9 @@ def failure_report(
         breakdowns={name: groups for name, groups in breakdowns.items() if groups},
         plausible=_plausible(scored),
         calibration=calibration(scored.confidence, scored.exact),
+        temperature=temperature,
+        uncalibrated=calibration(plain, scored.exact).ece,
+        by_share=_by_share(scored, threshold, tuned_share, temperature),
         mistakes=[example(scored, row, mark_gold=True) for row in wrong.tolist()],
     )
 
@@ -191,6 +250,24 @@ def _groups(scored: ScoredAnswers, names: Iterable[str], group: Sequence[str]) -
     return groups
 
 
+def _by_share(
+    scored: ScoredAnswers, threshold: float, tuned_share: float | None, temperature: float
+) -> list[Expecting]:
+    """What would be answered, and be right, where users expect other shares (risk and coverage)."""
+    texts = best_texts(scored.answers, scored.contexts)
+    golds = [[gold["text"] for gold in given] for given in scored.golds]
+    exact, _ = score_answers(golds, texts)
+    rows = []
+    for share in SHARES:
+        at = threshold_for_share(threshold, share, tuned_share, temperature)
+        answered = ~scored.answers.unanswered(at)
+        right = exact[answered & scored.answerable].sum() / max(answered.sum(), 1)
+        abstained = (~answered)[~scored.answerable].mean() if (~scored.answerable).any() else 0.0
+        means = (float(100 * value) for value in (answered.mean(), right, abstained))
+        rows.append(Expecting(share, at, *means))
+    return rows
+
+
 def _plausible(scored: ScoredAnswers) -> Plausible | None:
     given = scored.questions["plausible_answers"].to_pylist()
     rows = [row for row in np.flatnonzero(~scored.answerable).tolist() if given[row]]
@@ -216,18 +293,6 @@ def _table_of_groups(groups: Sequence[Group], *, point_out: bool) -> str:
         figures = [f"{group.exact:.1f}", f1, f"{group.no_answer:.1f}"]
         rows.append([group.name, f"{group.count:,}", *figures])
     return table(["", "count", "EM", "F1", 'answered "no answer"'], rows)
-
-
-def _calibration_blocks(measured: Calibration) -> list[str]:
-    rows = []
-    for each in measured.bins:
-        figures = [f"{each.count:,}", f"{each.confidence:.1f}", f"{each.right:.1f}"]
-        rows.append([f"{each.low:.0f}–{each.high:.0f} %", *figures])
-    return [
-        f"Mean confidence {measured.confidence:.1f} %, right {measured.right:.1f} %; expected "
-        f"calibration error {measured.ece:.1f} points.",
-        table(["sure to", "count", "mean confidence", "right (EM)"], rows),
-    ]
 
 
 def _item(number: int, mistake: Example) -> str:

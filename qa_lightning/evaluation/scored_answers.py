@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from qa_lightning.evaluation.calibration import given_probabilities
 from qa_lightning.evaluation.scoring import Bools, Floats, apply_threshold, score_answers
-from qa_lightning.evaluation.spans import Answers, best_texts, candidate_probabilities
+from qa_lightning.evaluation.spans import Answers, best_texts
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,13 @@ class ScoredAnswers:
 
 
 def scored_answers(
-    questions: pa.Table, contexts: pa.Table, answers: Answers, threshold: float
+    questions: pa.Table,
+    contexts: pa.Table,
+    answers: Answers,
+    threshold: float,
+    temperature: float = 1.0,
 ) -> ScoredAnswers:
-    """Answer and score labelled questions at a null threshold.
+    """Answer and score labelled questions at a null threshold, with probabilities at a temperature.
 
     The tables have the schemas QUESTIONS and CONTEXTS of `qa_lightning.data.tables`; the answers
     are those of all these questions or of some.
@@ -45,8 +50,7 @@ def scored_answers(
     scores = score_answers(gold_texts, best_texts(answers, texts))
     exact, f1 = (apply_threshold(each, answers.null_odds, answerable, threshold) for each in scores)
     unanswered, predicted = answers.unanswered(threshold), best_texts(answers, texts, threshold)
-    null, likely = candidate_probabilities(answers)
-    confidence = np.where(unanswered, null, likely[:, 0])
+    confidence = given_probabilities(answers, threshold, temperature)
     return ScoredAnswers(
         asked, texts, golds, answerable, answers, unanswered, predicted, confidence, exact, f1
     )

@@ -143,13 +143,7 @@ def tune_threshold(
         ValueError: no questions, or a share is given and either kind of question is missing.
     """
     has_answer = np.asarray(answerable, np.bool_)
-    weights: npt.ArrayLike = 1.0
-    if unanswerable_share is not None:
-        share = float(np.mean(~has_answer))
-        if not 0 < share < 1:
-            raise ValueError("a share of unanswerable questions needs questions of both kinds")
-        wanted = unanswerable_share
-        weights = np.where(has_answer, (1 - wanted) / (1 - share), wanted / share)
+    weights = question_weights(has_answer, unanswerable_share)
     thresholds, totals = sweep(scores, null_odds, has_answer, predicted_empty, weights)
     finite = np.isfinite(thresholds) & last_of_ties(thresholds)
     if not finite.any():
@@ -162,6 +156,20 @@ def tune_threshold(
     middle[1:] = np.where(middle[1:] < above, middle[1:], below)
     reached = np.concatenate([totals[:1], totals[finite]])
     return float(middle[reached.argmax()])
+
+
+def question_weights(answerable: Bools, unanswerable_share: float | None) -> Floats:
+    """How much each question counts, so that unanswerable ones have this share; None counts all 1.
+
+    Raises:
+        ValueError: a share is given and either kind of question is missing.
+    """
+    if unanswerable_share is None:
+        return np.ones(len(answerable))
+    share = float(np.mean(~answerable))
+    if not 0 < share < 1:
+        raise ValueError("a share of unanswerable questions needs questions of both kinds")
+    return np.where(answerable, (1 - unanswerable_share) / (1 - share), unanswerable_share / share)
 
 
 def average_precision(

@@ -183,17 +183,26 @@ def answers_of_questions(windows: WindowScores) -> Answers:
     return Answers(question, lowest, best, best_scores)
 
 
-def candidate_probabilities(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+def candidate_probabilities(
+    answers: Answers, threshold: float = 0.0, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Softmax over the candidates of each question, which are "no answer" and its best spans.
+
+    The null score counts less the threshold, so that "no answer" is likelier than the best span
+    exactly where it is the verdict. Scores are divided by the temperature (Guo et al. 2017).
 
     Returns:
         Probability of "no answer", float64 `[questions]`, and of every span, float64
         `[questions, n]`, 0 where there is none.
     """
-    scores = np.column_stack([answers.null, answers.scores]).astype(np.float64)
+    null = answers.null.astype(np.float64) - np.clip(threshold, -FAR, FAR)
+    scores = np.column_stack([null, answers.scores]).astype(np.float64) / temperature
     likely = np.exp(scores - scores.max(axis=1, keepdims=True))
     likely /= likely.sum(axis=1, keepdims=True)
     return likely[:, 0], likely[:, 1:]
+
+
+FAR = 1e6  # beyond all differences of scores: in the place of an infinite threshold
 
 
 def best_texts(
@@ -220,9 +229,11 @@ class Candidate:
     probability: float  # softmax over the candidates of the question
 
 
-def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[Candidate]]:
-    """Candidates of every question by falling score, "no answer" among them."""
-    null, likely = candidate_probabilities(answers)
+def candidates(
+    contexts: Sequence[str], answers: Answers, threshold: float = 0.0, temperature: float = 1.0
+) -> Iterator[list[Candidate]]:
+    """Candidates of every question by falling probability, "no answer" among them."""
+    null, likely = candidate_probabilities(answers, threshold, temperature)
     columns = (answers.null, null, answers.spans, answers.scores, likely)
     rows = zip(contexts, *(column.tolist() for column in columns), strict=True)
     for context, null_score, null_probability, spans, scores, probabilities in rows:
@@ -232,4 +243,4 @@ def candidates(contexts: Sequence[str], answers: Answers) -> Iterator[list[Candi
             if start != NO_SPAN
         ]
         nothing = Candidate("", None, None, null_score, null_probability)
-        yield sorted([nothing, *found], key=lambda one: -one.score)
+        yield sorted([nothing, *found], key=lambda one: -one.probability)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from qa_lightning.export.variants import (
 )
 from qa_lightning.model.logits import Logits, model_logits
 from qa_lightning.model.onnx_session import check_installed, onnx_logits
-from qa_lightning.model.trained_model import TrainedModel
+from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
 
 
 def export(
@@ -76,8 +77,7 @@ def export(
             results, scores = {}, None
             if labelled is not None:
                 results = score_all(variants, trained.settings, labelled, log)
-                threshold = trained.settings.effective_null_threshold
-                scores = _scores(labelled, results[WEIGHTS], threshold)
+                scores = _scores(labelled, results[WEIGHTS], trained.settings)
             files = [_variant(folder / name, results) for name in variants]
             card = model_card(CardFacts(metadata, trained, training, scores, files))
             (folder / "README.md").write_text(card, encoding="utf-8")
@@ -114,12 +114,16 @@ def _write_variants(
     return variants | {file.name: onnx_logits(file) for file in sorted(folder.glob("*.onnx"))}
 
 
-def _scores(labelled: LabelledQuestions, result: EvaluationResult, threshold: float) -> Scores:
+def _scores(
+    labelled: LabelledQuestions, result: EvaluationResult, settings: InferenceSettings
+) -> Scores:
     """What the card says of an evaluation."""
     windows, answers = labelled.windows, result.answers
     tables = (windows.questions, windows.contexts)
     counts = np.bincount(windows.question)[answers.question]
-    report = failure_report(*tables, answers, counts, threshold, worst=0)
+    threshold = settings.effective_null_threshold
+    tuned: Any = {"temperature": settings.temperature, "tuned_share": settings.tuned_share}
+    report = failure_report(*tables, answers, counts, threshold, **tuned, worst=0)
     source = DataFile(str(labelled.file), sha256_of(labelled.file), len(windows.questions))
     when = "when it was exported, in float32"
     return Scores(source, when, result.figures, threshold, report)

@@ -41,7 +41,9 @@ class Answer(Candidate):
         start: Its first character in the context; None without an answer.
         end: One past its last character; None without an answer.
         score: Sum of start and end logit; without an answer, the null score.
-        probability: Softmax over all candidates of the question, "no answer" among them.
+        probability: Softmax over all candidates of the question, "no answer" among them, whose
+            score counts less the threshold: the verdict is the likelier one of it and the best
+            span.
         no_answer_probability: The same for "no answer".
         null_odds: Null score minus the best span's score: above `threshold` means no answer.
         threshold: The null threshold that counted.
@@ -72,6 +74,7 @@ class Answerer:
     windows: WindowSettings = field(default_factory=WindowSettings)
     _: KW_ONLY
     threshold: float = 0.0  # the null threshold
+    temperature: float = 1.0  # of probabilities
     batch_size: int = EVAL_BATCH_SIZE  # windows
     max_answer_tokens: int = MAX_ANSWER_TOKENS
 
@@ -89,6 +92,7 @@ class Answerer:
         device: str | None = None,
         precision: str | None = None,
         threshold: float | None = None,
+        unanswerable_share: float | None = None,
         **options: Any,
     ) -> Answerer:
         """Load a model.
@@ -101,6 +105,8 @@ class Answerer:
             precision: "32-true", "bf16-mixed" or "16-mixed"; by default what `fit` and `predict`
                 choose on this hardware.
             threshold: The null threshold; by default the one tuned with the model, else 0.
+            unanswerable_share: The share of unanswerable questions, 0 to 1, that is expected: it
+                moves that threshold. 0 answers every question.
             options: `batch_size` and `max_answer_tokens`.
 
         Raises:
@@ -115,8 +121,9 @@ class Answerer:
             trained = TrainedModel.load(model)
             logits, settings = model_logits(trained.encoder, device, precision), trained.settings
         if threshold is None:
-            threshold = settings.effective_null_threshold
-        return cls(logits, settings.tokenizer, settings.windows, threshold=threshold, **options)
+            threshold = settings.threshold_for(unanswerable_share)
+        options = {"threshold": threshold, "temperature": settings.temperature} | options
+        return cls(logits, settings.tokenizer, settings.windows, **options)
 
     @overload  # a str is a Sequence[str] too, which the second would take for questions
     def __call__(  # type: ignore[overload-overlap]
@@ -179,7 +186,8 @@ class Answerer:
         cut = (windows.question_tokens - windows.question_ids.lengths).tolist()
         verdicts, null_odds = found.unanswered(threshold).tolist(), found.null_odds.tolist()
         answers = []
-        for row, every in enumerate(candidates(contexts, found)):
+        every_candidate = candidates(contexts, found, threshold, self.temperature)
+        for row, every in enumerate(every_candidate):
             nothing = next(one for one in every if one.start is None)
             spans = [one for one in every if one.start is not None]
             chosen = nothing if verdicts[row] else spans[0]

@@ -35,6 +35,12 @@ log = logging.getLogger(__name__)
 NULL_THRESHOLD = "null_threshold"
 """Key of the tuned null threshold in a saved model's config.json."""
 
+TUNED = (NULL_THRESHOLD, "answer_temperature", "tuned_share")
+"""Keys of all that is tuned on held-out questions, see `qa_lightning.evaluation.calibration`.
+
+transformers takes a key "temperature" for a setting of text generation, and refuses it.
+"""
+
 CONFIG_KEYS = """model_type vocab_size max_position_embeddings sinusoidal_pos_embds n_layers n_heads
 dim hidden_dim dropout attention_dropout activation initializer_range qa_dropout seq_classif_dropout
 pad_token_id eos_token_id bos_token_id tie_word_embeddings""".split()
@@ -98,8 +104,9 @@ def load_encoder(
         config = {key: source[key] for key in CONFIG_KEYS if key in source}
     model = build_encoder(config | dict(changes or {}), where)
     _load_weights(model, weights, file)
-    if (threshold := read_null_threshold(source, where)) is not None:
-        setattr(model.config, NULL_THRESHOLD, threshold)
+    for name in TUNED:
+        if (value := read_number(source, name, where)) is not None:
+            setattr(model.config, name, value)
     return model
 
 
@@ -143,18 +150,18 @@ def encoder_config(model: DistilBertForQuestionAnswering) -> dict[str, Any]:
     return {key: getattr(model.config, key) for key in CONFIG_KEYS}
 
 
-def read_null_threshold(config: Mapping[str, Any], where: str) -> float | None:
-    """The tuned null threshold in the config.json at the path `where`; None if it has none.
+def read_number(config: Mapping[str, Any], name: str, where: str) -> float | None:
+    """A number in the config.json at the path `where`; None if it is not there.
 
     Raises:
         UserError: it is not a finite number.
     """
-    threshold = config.get(NULL_THRESHOLD)
-    if threshold is None:
+    value = config.get(name)
+    if value is None:
         return None
-    if not isinstance(threshold, int | float) or not math.isfinite(threshold):
-        raise UserError(f"{where}: {NULL_THRESHOLD} must be a number, not {threshold!r}")
-    return float(threshold)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: {name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _weight_file(folder: Path, sha256: str | None) -> Path:

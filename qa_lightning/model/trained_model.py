@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.errors import UserError
+from qa_lightning.evaluation.calibration import threshold_for_share
 from qa_lightning.model.checkpoint import read_checkpoint
 from qa_lightning.model.encoder import (
-    NULL_THRESHOLD,
+    TUNED,
     build_encoder,
     load_encoder,
-    read_null_threshold,
+    read_number,
 )
 from qa_lightning.model.pretrained import read_config, resolve
 from qa_lightning.model.run_folder import MODEL, best_checkpoint
@@ -36,11 +37,22 @@ class InferenceSettings:
     tokenizer: FastTokenizer
     windows: WindowSettings
     null_threshold: float | None  # the tuned one; None if none was tuned
+    temperature: float = 1.0  # of probabilities
+    tuned_share: float | None = None  # share of unanswerable questions that the threshold is for
 
     @property
     def effective_null_threshold(self) -> float:
         """The null threshold that counts unless another is given: the tuned one, else 0."""
         return self.null_threshold or 0.0
+
+    def threshold_for(self, unanswerable_share: float | None) -> float:
+        """The null threshold where this share of questions is expected to be unanswerable."""
+        if unanswerable_share is None:
+            return self.effective_null_threshold
+        if not 0 <= unanswerable_share <= 1:
+            raise UserError(f"unanswerable_share must be from 0 to 1, not {unanswerable_share}")
+        shares = (unanswerable_share, self.tuned_share)
+        return threshold_for_share(self.effective_null_threshold, *shares, self.temperature)
 
     @classmethod
     def of_folder(cls, name: str) -> InferenceSettings:
@@ -58,7 +70,7 @@ class InferenceSettings:
             windows, limit = WindowSettings(), tokenizer.model_max_length
             if limit < windows.window:
                 windows = WindowSettings(limit, limit // 4, limit // 4)
-        return cls(tokenizer, windows, read_null_threshold(config, str(where)))
+        return cls(tokenizer, windows, *_tuned(config, str(where)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,8 @@ class TrainedModel:
             raise UserError(f"{path}: its weights do not fit its configuration") from error
         tokenizer = restore_tokenizer(content["tokenizer"])
         windows = _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path))
-        return cls(encoder, InferenceSettings(tokenizer, windows, content.get(NULL_THRESHOLD)))
+        settings = InferenceSettings(tokenizer, windows, *_tuned(content, str(path)))
+        return cls(encoder, settings)
 
     @classmethod
     def _of_folder(cls, name: str) -> TrainedModel:
@@ -123,11 +136,22 @@ class TrainedModel:
 
     def save(self, folder: Path) -> None:
         """Save model and tokenizer as a Hugging Face folder, with threshold and window settings."""
-        if self.settings.null_threshold is not None:
-            setattr(self.encoder.config, NULL_THRESHOLD, self.settings.null_threshold)
+        settings = self.settings
+        values = (settings.null_threshold, settings.temperature, settings.tuned_share)
+        for name, value in zip(TUNED, values, strict=True):
+            if value is not None and settings.null_threshold is not None:
+                setattr(self.encoder.config, name, value)
         setattr(self.encoder.config, WINDOWS, _without_labels(self.settings.windows))
         self.encoder.save_pretrained(folder)
         self.settings.tokenizer.save_pretrained(folder)
+
+
+def _tuned(values: Mapping[str, Any], where: str) -> tuple[float | None, float, float | None]:
+    """Null threshold, temperature and the share that the threshold is for, from a file."""
+    threshold, temperature, share = (read_number(values, name, where) for name in TUNED)
+    if temperature is not None and temperature <= 0:
+        raise UserError(f"{where}: {TUNED[1]} must be above 0, not {temperature}")
+    return threshold, temperature or 1.0, share
 
 
 def _without_labels(windows: WindowSettings) -> dict[str, int | bool | str]:

@@ -71,15 +71,21 @@ class EvaluationFiles(Callback):
         threshold = module.effective_null_threshold
         questions = windows.questions.take(answers.question)
         texts = windows.contexts["text"].take(questions["context"]).to_pylist()
+        ids = questions["id"].to_pylist()
         try:
-            write_predictions(folder, questions["id"].to_pylist(), texts, answers, threshold)
+            write_predictions(folder, ids, texts, answers, threshold, module.temperature)
             if split != "predict":
                 figures = json.dumps(module.metric.compute(), indent=1)
                 (folder / "scores.json").write_text(figures + "\n", encoding="utf-8")
                 number_of_windows = np.bincount(windows.question)[answers.question]
                 tables = (windows.questions, windows.contexts)
                 cut = windows.cut_questions[answers.question]
-                report = failure_report(*tables, answers, number_of_windows, threshold, cut=cut)
+                report = failure_report(
+                    *(*tables, answers, number_of_windows, threshold),
+                    temperature=module.temperature,
+                    tuned_share=module.tuned_share,
+                    cut=cut,
+                )
                 self._write_report(trainer, report, folder, split)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -12,6 +12,7 @@ from torch import Tensor
 from qa_lightning.data.token_checks import rare_answers
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE, no_answer_share
 from qa_lightning.errors import UserError, require_valid
+from qa_lightning.evaluation.calibration import Tuned, threshold_for_share
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model.attention import (
@@ -19,7 +20,7 @@ from qa_lightning.model.attention import (
     choose_backend,
     use_window_attention,
 )
-from qa_lightning.model.encoder import NULL_THRESHOLD, build_encoder, load_encoder
+from qa_lightning.model.encoder import NULL_THRESHOLD, TUNED, build_encoder, load_encoder
 from qa_lightning.model.encoder import encoder_config as describe_encoder
 from qa_lightning.model.linear import use_fast_linear
 from qa_lightning.model.logits import packed_logits, padded_logits
@@ -43,7 +44,9 @@ COLLAPSED = 99.0
 ENOUGH_TO_TELL = 10
 """Answerable questions that must be there before leaving nearly all unanswered says something."""
 
-NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens", "compile")
+NOT_A_HYPERPARAMETER = (
+    *("null_threshold", "expected_share", "n_best", "max_answer_tokens", "compile"),
+)
 """What a user may change after training stays out of the checkpoint's hyperparameters, which would
 otherwise win over the command line."""
 
@@ -63,6 +66,7 @@ class QuestionAnsweringModule(LightningModule):
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.1,
         null_threshold: float | None = None,
+        expected_share: float | None = None,
         n_best: int = 20,
         max_answer_tokens: int = 30,
         unanswerable_share: float | None = None,
@@ -89,6 +93,8 @@ class QuestionAnsweringModule(LightningModule):
             null_threshold: A question counts as unanswerable when its null score exceeds the score
                 of its best answer by more than this. By default the threshold that was tuned with
                 the model (see `--data.holdout`) and travels with it, else 0.
+            expected_share: The share of unanswerable questions, 0 to 1, that is expected where the
+                model is used: moves the tuned threshold accordingly. 0 answers every question.
             n_best: How many candidate answers are kept for a question.
             max_answer_tokens: Longest answer, in tokens.
             unanswerable_share: Share of the training loss that windows without an answer carry,
@@ -109,11 +115,13 @@ class QuestionAnsweringModule(LightningModule):
             weight_decay=weight_decay >= 0,
             warmup=0 <= warmup <= 1,
             null_threshold=null_threshold is None or null_threshold == null_threshold,
+            expected_share=expected_share is None or 0 <= expected_share <= 1,
             n_best=n_best >= 1,
             max_answer_tokens=max_answer_tokens >= 1,
         )
         self.save_hyperparameters(ignore=NOT_A_HYPERPARAMETER)
         self.null_threshold = null_threshold
+        self.expected_share = expected_share
         self.n_best = n_best
         self.max_answer_tokens = max_answer_tokens
         rates = {"dropout": dropout, "qa_dropout": dropout, "attention_dropout": attention_dropout}
@@ -125,7 +133,10 @@ class QuestionAnsweringModule(LightningModule):
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
         use_window_attention(self.encoder)
         use_fast_linear(self.encoder.distilbert)
-        self.tuned_threshold: float | None = getattr(self.encoder.config, NULL_THRESHOLD, None)
+        given = self.encoder.config
+        self.tuned_threshold: float | None = getattr(given, NULL_THRESHOLD, None)
+        self.temperature: float = getattr(given, TUNED[1], 1.0)  # of probabilities
+        self.tuned_share: float | None = getattr(given, TUNED[2], None)
         self.metric = SquadMetric()
         self.holdout_metric = SquadMetric()
         self.compile_encoder = compile
@@ -135,10 +146,17 @@ class QuestionAnsweringModule(LightningModule):
 
     @property
     def effective_null_threshold(self) -> float:
-        """The null threshold that counts: the one asked for, else the tuned one, else 0."""
+        """The null threshold that counts: the one asked for, else the tuned one, else 0.
+
+        With `expected_share`, the tuned one as it is for that share of unanswerable questions.
+        """
         if self.null_threshold is not None:
             return self.null_threshold
-        return 0.0 if self.tuned_threshold is None else self.tuned_threshold
+        threshold = 0.0 if self.tuned_threshold is None else self.tuned_threshold
+        if self.expected_share is None:
+            return threshold
+        share = (self.expected_share, self.tuned_share, self.temperature)
+        return threshold_for_share(threshold, *share)
 
     @property
     def datamodule(self) -> SquadDataModule:
@@ -216,7 +234,7 @@ class QuestionAnsweringModule(LightningModule):
     def on_fit_start(self) -> None:
         """Weigh windows as `unanswerable_share` asks, or warn if it should; compile if asked."""
         if not self.datamodule.hparams["holdout"]:
-            self.tuned_threshold = None  # it belongs to the model that training starts from
+            self._use(None)  # it belongs to the model that training starts from
         if self.hparams["unanswerable_share"] is None:
             for finding in rare_answers(self.datamodule.windows("train").label_start):
                 rank_zero_warn(f"train: {finding.message}")
@@ -331,14 +349,21 @@ class QuestionAnsweringModule(LightningModule):
         """Tune the null threshold, log the figures of all processes' windows as `val/...`."""
         if self._tunes() and not self.trainer.sanity_checking:
             share = self.hparams["unanswerable_share"]
-            self.tuned_threshold = self.holdout_metric.tune(share)
-            if self.tuned_threshold is None:
+            tuned = self.holdout_metric.tune(share)
+            self._use(tuned)
+            if tuned is None:
                 rank_zero_warn(
                     "the null threshold was not tuned: of the questions of the held-out articles "
                     "all, or none, are answerable. Hold out more (--data.holdout)"
                 )
             self.holdout_metric.reset()
         self._log_figures("val")
+
+    def _use(self, tuned: Tuned | None) -> None:
+        """Keep what was tuned on the articles held out; None if nothing could be."""
+        self.tuned_threshold = tuned.threshold if tuned else None
+        self.temperature = tuned.temperature if tuned else 1.0
+        self.tuned_share = tuned.unanswerable_share if tuned else None
 
     def on_test_epoch_end(self) -> None:
         """Log the figures of all processes' windows as `test/...`."""
@@ -395,8 +420,10 @@ class QuestionAnsweringModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""
         checkpoint["tokenizer"] = tokenizer_files(self.datamodule.tokenizer)
-        checkpoint[NULL_THRESHOLD] = self.tuned_threshold
+        values = (self.tuned_threshold, self.temperature, self.tuned_share)
+        checkpoint.update(zip(TUNED, values, strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the tuned threshold."""
-        self.tuned_threshold = checkpoint.get(NULL_THRESHOLD)
+        """Take up what was tuned."""
+        self.tuned_threshold, temperature, self.tuned_share = map(checkpoint.get, TUNED)
+        self.temperature = temperature or 1.0

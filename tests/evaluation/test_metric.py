@@ -271,10 +271,11 @@ def test_the_tuned_threshold_is_the_best_for_the_share_asked_for() -> None:
         tuned = metric.tune(share)
         assert tuned is not None
         best = max(weighted_exact(place, share) for place in places)
-        assert weighted_exact(tuned, share) == pytest.approx(best)
+        assert weighted_exact(tuned.threshold, share) == pytest.approx(best)
+        assert tuned.unanswerable_share == share
     as_it_is = metric.tune(None)
     assert as_it_is is not None
-    metric.use_thresholds(as_it_is, as_it_is)
+    metric.use_thresholds(as_it_is.threshold, as_it_is.threshold)
     metric._computed = None
     figures = metric.compute()
     assert figures["exact"] == figures["tuned_exact"] == pytest.approx(before["best_exact"])

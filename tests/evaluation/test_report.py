@@ -205,9 +205,9 @@ def test_threshold_decides_what_was_answered() -> None:
     always, never = by_hand(math.inf), by_hand(-math.inf)
     assert figures(always, "overall")["all"][3] == 0.0
     assert figures(never, "overall")["all"] == (8, 50.0, 50.0, 100.0)
-    # The probability is of what was answered, even where the other choice is likelier.
-    assert [mistake.id for mistake in always.mistakes][-1] == "q3"
-    assert always.mistakes[-1].confidence == pytest.approx(10.0, abs=1e-4)
+    # A verdict that is always given is sure of itself among the choices that are left.
+    assert all(mistake.predicted for mistake in always.mistakes)
+    assert [mistake.confidence for mistake in never.mistakes] == [100.0] * 4
     assert (always.to_dict()["threshold"], never.to_dict()["threshold"]) == ("inf", "-inf")
 
 

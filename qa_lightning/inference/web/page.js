@@ -92,8 +92,10 @@ function showAnswer(reply) {
   mark(reply.start, reply.end);
   $("verdict").classList.toggle("none", none);
   $("answer").textContent = none ? "The text has no answer" : reply.text;
+  const best = none ? reply.candidates[0] : null;
   $("sure").textContent =
-    `Probability ${percent(reply.probability)}, score ${reply.score.toFixed(2)}`;
+    `Probability ${percent(reply.probability)}, score ${reply.score.toFixed(2)}` +
+    (best ? `; best guess: ${best.text} (${percent(best.probability)})` : "");
   const nothing = { start: null, end: null, probability: reply.no_answer_probability };
   const all = [...reply.candidates, nothing].sort((a, b) => b.probability - a.probability);
   $("candidates").replaceChildren(
