@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from qa_lightning.inference.answerer import Answer, Answerer
 
 EXAMPLES = """\
+exit status: 0 if every question was answered; 1 if a line of --input was left out, which standard
+error names; 2 after another mistake
+
 examples:
   python -m qa_lightning answer lightning_logs/version_0 --context notes.txt
   python -m qa_lightning answer MODEL --question "Who wrote it?" --context "It was Ada Lovelace."
@@ -44,8 +47,8 @@ def run(arguments: list[str]) -> int:
     context = None if options.context is None else _context(options.context)
     answerer = load_answerer(options)
     if context is None:
-        _answer_file(answerer, options.input, options.top_k)
-    elif options.question is None:
+        return _answer_file(answerer, options.input, options.top_k)
+    if options.question is None:
         _converse(answerer, context, options)
     else:
         for question in options.question:
@@ -124,6 +127,7 @@ def _typed(options: Namespace) -> bool:
 
 
 def _show(question: str, answer: Answer, options: Namespace) -> None:
+    _warn_if_cut(f"the question {json.dumps(question[:40], ensure_ascii=False)}", answer)
     if options.json:
         print(json.dumps({"question": question, **asdict(answer)}, ensure_ascii=False), flush=True)
         return
@@ -136,24 +140,37 @@ def _show(question: str, answer: Answer, options: Namespace) -> None:
         print(f"  {answer.no_answer_probability:4.0%}  no answer", flush=True)
 
 
-Asked = tuple[Any, str, str]  # id (anything that JSON knows), question and context
+Asked = tuple[str, Any, str, str]  # place in the file, id (whatever JSON knows), question, context
 
 
-def _answer_file(answerer: Answerer, name: str, top_k: int) -> None:
-    """Answer all questions of a file, in its order, as JSON lines."""
+def _answer_file(answerer: Answerer, name: str, top_k: int) -> int:
+    """Answer the questions of a file, in its order, as JSON lines; returns the exit status."""
+    left_out: list[str] = []
     if name.endswith((".json", ".gz")):
-        asked, at_once = _squad(name), None  # as a whole, as by `predict`
+        asked, at_once = _squad(name, left_out), None  # as a whole, as by `predict`
     else:
-        asked, at_once = _json_lines(name), 1000
+        asked, at_once = _json_lines(name, left_out), 1000
     while batch := list(islice(asked, at_once)):
-        ids, questions, contexts = zip(*batch, strict=True)
+        places, ids, questions, contexts = zip(*batch, strict=True)
         found = answerer(questions, contexts, top_k=top_k)
-        for identity, question, answer in zip(ids, questions, found, strict=True):
+        for place, identity, question, answer in zip(places, ids, questions, found, strict=True):
             line = {"id": identity, "question": question, **asdict(answer)}
             print(json.dumps(line, ensure_ascii=False))
+            _warn_if_cut(place, answer)
+    return int(bool(left_out))
 
 
-def _squad(name: str) -> Iterator[Asked]:
+def _warn_if_cut(place: str, answer: Answer) -> None:
+    """Tell of a question that the model did not read whole."""
+    if answer.question_tokens_cut:
+        print(
+            f"warning: {place} is too long for this model: {answer.question_tokens_cut} tokens in "
+            "its middle were not read. Ask it in fewer words",
+            file=sys.stderr,
+        )
+
+
+def _squad(name: str, left_out: list[str]) -> Iterator[Asked]:
     from qa_lightning.data.checks import reading_findings
     from qa_lightning.data.squad import read_squad
 
@@ -163,28 +180,44 @@ def _squad(name: str) -> Iterator[Asked]:
     tables = read_squad(path, labels=False)
     for finding in reading_findings(tables.report):
         print(f"warning: {name}: {finding}", file=sys.stderr)
+    left_out += tables.report.empty
     contexts = tables.contexts.column("text").to_pylist()
     for row in tables.questions.select(["id", "text", "context"]).to_pylist():
-        yield row["id"], row["text"], contexts[row["context"]]
+        place = f"{name}: question {row['id']}"
+        yield place, row["id"], row["text"], contexts[row["context"]]
 
 
-def _json_lines(name: str) -> Iterator[Asked]:
+def _json_lines(name: str, left_out: list[str]) -> Iterator[Asked]:
+    """Questions of a file line by line; a line without one is told, and added to `left_out`."""
     try:
         file = sys.stdin.buffer if name == "-" else Path(name).expanduser().open("rb")
     except OSError as error:
         raise UserError(f"--input {name}: {error.strerror}") from error
     with file:
         for number, line in enumerate(file, start=1):
-            where = f"{name}: line {number}"
-            text = _decoded(line, where)
-            if not text.strip():
+            if not line.strip():
                 continue
             try:
-                record = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where} is not JSON: {error}") from error
-            fields = record if isinstance(record, dict) else {}
-            texts = (fields.get("question"), fields.get("context"))
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise UserError(f'{where}: give an object with the texts "question" and "context"')
-            yield fields.get("id"), fields["question"], fields["context"]
+                yield _record(line, f"{'standard input' if name == '-' else name}: line {number}")
+            except UserError as error:
+                print(f"error: {error}; left out", file=sys.stderr)
+                left_out.append(str(error))
+
+
+def _record(line: bytes, place: str) -> Asked:
+    """The question in a line."""
+    from qa_lightning.inference.answerer import check_text
+
+    text = _decoded(line, place)
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON: {error}") from error
+    if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
+        raise UserError(f'{place}: give an object with the texts "question" and "context"')
+    identity = record.get("id")
+    if identity is not None:
+        place = f"{place} (id {json.dumps(identity)})"
+    for key in ("question", "context"):
+        check_text(f"{place}: the {key}", record[key])
+    return place, identity, record["question"], record["context"]

@@ -7,11 +7,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
 from qa_lightning.commands.parser import CommandParser
+from qa_lightning.data.problems import grouped
 from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.errors import UserError
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from qa_lightning.data.checks import Check, FileCheck
     from qa_lightning.data.findings import Finding
+    from qa_lightning.data.sources import Source
 
 TOKENIZER = "distilbert-base-uncased"
 """That of the encoder that `fit` starts from by default."""
@@ -36,12 +40,15 @@ exit status: 0 if each file can be trained on, 1 if one would be refused
 examples:
   python -m qa_lightning check train.json dev.json
   python -m qa_lightning check train.json --tokenizer none --json > report.json
+  python -m qa_lightning check train.json --fix corrected.json
 """
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.fix and len(options.files) > 1:
+        raise UserError(f"--fix corrects one FILE, but {len(options.files)} are given")
     sizes = (options.window, options.overlap, options.max_question_tokens)
     settings = WindowSettings(*sizes, answer_boundaries=options.answer_boundaries)
     from qa_lightning.data.checks import check_files
@@ -53,13 +60,17 @@ def run(arguments: list[str]) -> int:
     tokenizer, counted = _tokenizer(options.tokenizer, settings)
     check = check_files(sources, tokenizer, settings, options.max_answer_tokens, _log)
     _log("")
+    changes = _write_corrected(sources[0], options.fix) if options.fix else []
     if options.json:
         about = {"tokenizer": (options.tokenizer or TOKENIZER) if tokenizer else None}
         names = ("window", "overlap", "max_question_tokens", "answer_boundaries")
         about |= {name: options[name] for name in (*names, "max_answer_tokens")}
+        if options.fix:
+            about["fix"] = {"file": options.fix, "findings": [asdict(change) for change in changes]}
         print(json.dumps(_record(check) | about, indent=1))
     else:
-        text = "\n".join(_text(check, counted))
+        lines = [*_text(check, counted), *([f"\n{options.fix}: written"] if options.fix else [])]
+        text = "\n".join([*lines, *chain.from_iterable(map(_finding, changes))])
         # Ids and file names may hold what the terminal cannot show.
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -73,7 +84,7 @@ def _parser() -> CommandParser:
         "mistakes, and what stands in more than one of them.",
         EXAMPLES,
     )
-    what = "SQuAD-format .json or .json.gz files, or what else fit takes as --data.train"
+    what = "files in SQuAD's JSON or JSON lines, or what else fit takes as --data.train"
     parser.add_argument("files", nargs="+", metavar="FILE", help=what)
     what = "what counts the tokens: a hub name, a folder or package:NAME/PATH, as for fit; "
     what += f"'none' counts none; by default {TOKENIZER}, if it can be had"
@@ -89,6 +100,8 @@ def _parser() -> CommandParser:
     what = "where answers may begin and end, as --data.answer_boundaries of fit"
     boundaries: Any = {"choices": ("word", "token"), "default": "word", "help": what}
     parser.add_argument("--answer_boundaries", **boundaries)
+    what = "write a copy of FILE in SQuAD's JSON, with answer_start corrected where it can be"
+    parser.add_argument("--fix", metavar="OUT.json", help=what)
     what = "print one JSON object, with the ids of all questions"
     parser.add_argument("--json", action="store_true", help=what)
     return parser
@@ -118,6 +131,19 @@ def _tokenizer(
             f"{positions} or less"
         )
     return tokenizer, f"windows of {size} tokens, overlap {settings.overlap}; tokenizer {name}"
+
+
+def _write_corrected(source: Source, out: str) -> list[Finding]:
+    """Write a corrected copy of a source to a new file; returns what was changed."""
+    from qa_lightning.data.correction import corrected
+
+    content, changes = corrected(source)
+    try:
+        with Path(out).expanduser().open("x", encoding="utf-8") as file:
+            json.dump(content, file)
+    except OSError as error:
+        raise UserError(f"--fix {out}: {error.strerror}; name a file that can be made") from error
+    return changes
 
 
 def _log(doing: str) -> None:
@@ -152,10 +178,11 @@ def _text(check: Check, counted: str) -> Iterator[str]:
             yield from _finding(finding)
         if file.problems:
             yield from ("", "  refused, because:")
-        for problem in file.problems[:SHOWN]:
+        problems = grouped(file.problems, file.name)
+        for problem in problems[:SHOWN]:
             yield from _wrapped(f"- {problem.removeprefix(f'{file.name}: ')}", "  ")
-        if len(file.problems) > SHOWN:
-            yield f"  - and {len(file.problems) - SHOWN:,} more (--json)"
+        if len(problems) > SHOWN:
+            yield f"  - and {len(problems) - SHOWN:,} of other kinds (--json)"
         yield from ("", f"  verdict: {_verdict_on(file)}", "")
     for overlap in check.overlaps:
         yield " and ".join(overlap.files)

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from qa_lightning.commands.parser import CommandParser, Number
-from qa_lightning.data.squad_json import ErrorCollector, field, iter_questions, read_json
+from qa_lightning.data.squad_json import (
+    ErrorCollector,
+    field,
+    iter_questions,
+    optional_field,
+    read_json,
+)
 from qa_lightning.errors import UserError
 
 EXAMPLES = """\
 examples:
-  python -m qa_lightning score dev.json predictions.json
-  python -m qa_lightning score dev.json predictions.json --na-prob-file null_odds.json
+  python -m qa_lightning score dev.json answers.json
+  python -m qa_lightning score dev.json predictions.json -n null_odds.json -t 0.22
 """
 
 
@@ -53,6 +59,13 @@ def _score(data: str, predicted: str, odds: str | None, threshold: float) -> dic
             f"and are left out of every figure (the first: {missing})",
             file=sys.stderr,
         )
+    if odds is None and all(predictions[key] for key in scored) and not all(map(golds.get, scored)):
+        print(
+            "warning: every question is answered, also those without a gold answer. Best texts "
+            "(predictions.json) are scored with --na-prob-file and --na-prob-thresh; answers at "
+            "the null threshold are in answers.json",
+            file=sys.stderr,
+        )
     null_odds = None
     if odds is not None:
         by_id = _by_id(odds, (int, float), "a number")
@@ -71,9 +84,8 @@ def _golds(path: str) -> dict[str, list[str]]:
     for raw in iter_questions(Path(path), path, ErrorCollector(), contexts=False):
         identity = field(raw.record, "id", str, raw.location)
         location = f"{path}: question {identity}"
-        if "answers" not in raw.record:
+        if (answers := optional_field(raw.record, "answers", list, location)) is None:
             raise UserError(f"{location} has no 'answers'; only a labelled file can be scored")
-        answers = field(raw.record, "answers", list, location)
         golds[identity] = [field(answer, "text", str, location) for answer in answers]
     if not golds:
         raise UserError(f"{path} holds no questions")

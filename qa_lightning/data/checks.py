@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from qa_lightning.data.correction import misplaced_findings
 from qa_lightning.data.duplicates import Content
 from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.sources import Source
@@ -75,7 +76,9 @@ def check_files(
         try:
             tables = read_squad(source, problems)
         except UserError as error:
-            files.append(FileCheck(source.name, source.digest, (*problems, str(error))))
+            problems.append(str(error))
+            about = (source.name, source.digest, tuple(problems))
+            files.append(FileCheck(*about, findings=tuple(misplaced_findings(source))))
             continue
         with ErrorCollector(problems):
             require_labels(tables.questions, source.name)
@@ -83,13 +86,15 @@ def check_files(
             require_places(tables.report, source.name)
         content = Content(tables)
         contents.append((source.name, content))
-        found = [*_about_tables(tables), *content.repeated()]
-        tokens = None
+        tokens, of_tokens = None, list[Finding]()
         if tokenizer is not None:
             log(f"tokenising {source.name}")
             windows = make_windows(tables, tokenizer, settings)
             tokens, of_tokens = check_tokens(windows, tokenizer, max_answer_tokens)
-            found += of_tokens
+        found = [*_about_tables(tables, tokens), *content.repeated()]
+        if tables.report.misplaced or tables.report.misplaced_plausible:
+            found += misplaced_findings(source)
+        found += of_tokens
         about = (source.name, source.digest, tuple(problems))
         files.append(FileCheck(*about, tables.report, tokens, tuple(found)))
     overlaps = tuple(
@@ -111,14 +116,18 @@ def reading_findings(report: ReadReport) -> Iterator[Finding]:
     yield from findings("shifted_answers", report.shifted, "answer", rest)
 
 
-def _about_tables(tables: SquadTables) -> Iterator[Finding]:
+def _about_tables(tables: SquadTables, tokens: Tokens | None) -> Iterator[Finding]:
     report = tables.report
     if report.unlabelled < report.questions:
         unlabelled = tables.questions.filter(pc.invert(tables.questions["labelled"]))["id"]
         rest = "with neither answers nor is_impossible"
         yield from findings("unlabelled_questions", unlabelled.to_pylist(), "question", rest)
     if report.answerable and not report.unanswerable:
-        message = "no question is unanswerable: a model trained on them never learns to say so"
+        message = "no question is unanswerable: a model learns to say so only from windows of long "
+        message += "contexts that lack the answer"
+        if tokens is not None:
+            share = 1 - tokens.windows_with_answer / tokens.windows
+            message += f", {100 * share:.1f} % of the windows"
         yield Finding("no_unanswerable_questions", message)
     if report.unanswerable and not report.answerable:
         message = "no question has an answer: there is nothing to learn"

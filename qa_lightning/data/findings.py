@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-SHOWN = 5
-"""Ids that a line shows."""
+SHOWN_IDS = 5
+"""Questions that one line names."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Finding:
         """The message and the first ids, in one line."""
         if not self.ids:
             return self.message
-        shown = json.dumps(self.ids[:SHOWN], ensure_ascii=False)[1:-1]
-        return f"{self.message}: {shown}{', ...' if len(self.ids) > SHOWN else ''}"
+        more = ", ..." if len(self.ids) > SHOWN_IDS else ""
+        return f"{self.message}: {json.dumps(self.ids[:SHOWN_IDS], ensure_ascii=False)[1:-1]}{more}"
 
 
 def findings(

@@ -11,14 +11,20 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from qa_lightning.data import squad_json
 from qa_lightning.data.download import OFFICIAL, WITHOUT_NETWORK, download, reachable, sha256_of
 from qa_lightning.data.packages import package_path
-from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field
+from qa_lightning.data.squad_json import (
+    READABLE,
+    ErrorCollector,
+    RawQuestion,
+    iter_questions,
+    questions_of,
+)
 from qa_lightning.errors import UserError
 
 Split = Literal["train", "dev"]
 _COLUMNS = ("id", "title", "context", "question", "answers", "plausible_answers", "is_impossible")
+_OF_FILES = (".json", ".jsonl", ".gz", ".csv", ".tsv", ".parquet")  # no hub dataset ends so
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,9 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
     """Find what the user means by `source`, and download it if it is not there yet.
 
     Args:
-        source: None for the official SQuAD 2.0 file; the path or http(s) URL of a SQuAD-format
-            `.json` or `.json.gz` file, or `package:NAME/PATH` for one in an installed package; or
-            the name of a hub dataset with SQuAD's columns.
+        source: None for the official SQuAD 2.0 file; the path or http(s) URL of a file in SQuAD's
+            JSON or JSON lines (`iter_questions`), gzipped or not, or `package:NAME/PATH` for one in
+            an installed package; or the name of a hub dataset with SQuAD's columns.
         split: Which official file, or which split of a hub dataset ("dev" is its "validation").
         folder: Where downloads go.
 
@@ -60,50 +66,27 @@ def resolve_source(source: str | None, split: Split, folder: Path) -> Source:
     except (OSError, ValueError) as error:
         raise UserError(f"{source!r} cannot be read: {error}") from error
     if is_folder:
-        raise UserError(f"{source!r} is a folder; give a SQuAD-format .json or .json.gz file")
-    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith((".json", ".gz")):
+        raise UserError(f"{source!r} is a folder; give a file: {READABLE}")
+    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and not source.endswith(_OF_FILES):
         return Source(source, None, _hub_split(source, split)[1], split)
     raise UserError(
-        f"{source!r}: no such file. Give a SQuAD-format .json or .json.gz file, its URL, "
-        "or the name of a hub dataset."
+        f"{source!r}: no such file. Give {READABLE}; its URL; or the name of a hub dataset."
     )
 
 
 def raw_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
     """The questions of a source in its order, unchecked; `errors` takes what has no question."""
     if source.path is None:
-        return _hub_questions(source, errors)
-    return squad_json.iter_questions(source.path, source.name, errors)
+        return questions_of(_hub_rows(source), errors)
+    return iter_questions(source.path, source.name, errors)
 
 
-def _hub_questions(source: Source, errors: ErrorCollector) -> Iterator[RawQuestion]:
-    """The rows of a hub dataset; equal contexts are one, and equal titles one article."""
+def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
+    """The rows of a hub dataset, each after its location."""
     table, _ = _hub_split(source.name, source.split)
-    articles: dict[str, int] = {}
     batches = (batch.to_pylist() for batch in table.to_batches(max_chunksize=1000))
-    for row, record in enumerate(chain.from_iterable(batches)):
-        location = f"{source.name}: row {row}"
-        with errors:
-            record = {key: value for key, value in record.items() if value is not None}
-            for key in {"answers", "plausible_answers"} & record.keys():
-                record[key] = _answer_records(record[key], location)
-            context = field(record, "context", str, location)
-            # No title says nothing about what belongs together: then each context is one.
-            title = optional_field(record, "title", str, location) or ""
-            article = articles.setdefault(title or context, len(articles))
-            yield RawQuestion(record, location, context, context, article, title)
-
-
-def _answer_records(answers: Any, location: str) -> Any:
-    """The hub's form, a list of texts and one of starts, as the list of records of SQuAD's JSON."""
-    if not isinstance(answers, dict):
-        return answers
-    texts = field(answers, "text", list, location)
-    starts = field(answers, "answer_start", list, location)
-    if len(texts) != len(starts):
-        raise UserError(f"{location}: {len(texts)} answer texts but {len(starts)} answer starts")
-    pairs = zip(texts, starts, strict=True)
-    return [{"text": text, "answer_start": start} for text, start in pairs]
+    for number, row in enumerate(chain.from_iterable(batches)):
+        yield f"{source.name}: row {number}", row
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from qa_lightning.data.problems import grouped
 from qa_lightning.data.sources import Source, raw_questions
 from qa_lightning.data.squad_json import ErrorCollector, RawQuestion, field, optional_field, shown
 from qa_lightning.data.tables import NO_PLACE, SquadTables, tables_from_rows
@@ -28,8 +29,8 @@ def read_squad(
     is unanswerable, or, where `is_impossible` is false, without a label, as without `answers`.
 
     `problems` takes what is wrong with an article, a paragraph or a question, and reading continues
-    without it; the first of them is what would be raised. None raises it. With `labels` false,
-    answers are not looked at: to answer questions, they need not be right.
+    without it. None raises the first of them, with the number of those like it. With `labels`
+    false, answers are not looked at: to answer questions, they need not be right.
 
     Raises:
         UserError: A file that cannot be read, is not JSON in UTF-8, or not of SQuAD's shape; a
@@ -38,7 +39,8 @@ def read_squad(
     """
     if isinstance(source, Path):
         source = Source(str(source), source, digest="")
-    errors = ErrorCollector(problems)
+    found: list[str] = [] if problems is None else problems
+    errors = ErrorCollector(found)
     builder = _TableBuilder(source.name, labels)
     collecting_garbage = gc.isenabled()
     gc.disable()  # it would search millions of new objects, of which none is in a cycle
@@ -49,6 +51,8 @@ def read_squad(
     finally:
         if collecting_garbage:
             gc.enable()
+    if problems is None and found:
+        raise UserError(grouped(found, source.name)[0])
     return builder.tables()
 
 

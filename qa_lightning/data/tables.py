@@ -142,8 +142,9 @@ def require_places(report: ReadReport, name: str) -> None:
             f"{name}: {len(ids):,} of {report.answerable:,} questions with answers have one that "
             f"is not in its context at answer_start (at most {MAX_MISPLACED:.0%} are left out of "
             f"training), for instance {', '.join(map(json.dumps, ids[:5]))}. answer_start counts "
-            "characters (not bytes) from 0. Such questions can be answered (predict) and scored "
-            "(validate), but not trained on"
+            "characters (not bytes) from 0: python -m qa_lightning check FILE --fix OUT.json tells "
+            "what it counts, and corrects it. The file can be answered (predict) and scored "
+            "(validate) as it is"
         )
 
 

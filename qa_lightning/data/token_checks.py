@@ -1,4 +1,4 @@
-"""How many tokens texts have, and what is too long for a window, a question or an answer."""
+"""How many tokens texts have, what is too long, and what a model cannot read or learn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import pyarrow as pa
 
 from qa_lightning.data.findings import Finding, findings
 from qa_lightning.data.tokens import tokens_of_characters
-from qa_lightning.data.windows import Windows, answer_targets
+from qa_lightning.data.windows import Windows, answer_targets, no_answer_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+MANY_UNKNOWN = 0.05
+"""Share of tokens outside the vocabulary that is told. SQuAD has 0.03 % with BERT's."""
+
+MOSTLY_WITHOUT = 0.75
+"""Share of windows without an answer that is told. SQuAD 2.0's dev set has 52 %."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,7 @@ def check_tokens(
     windows: Windows, tokenizer: PreTrainedTokenizerFast, max_answer_tokens: int
 ) -> tuple[Tokens, list[Finding]]:
     """Lengths, and what is too long for a window, a question or an answer."""
-    settings, ids = windows.settings, windows.questions["id"]
-    question_tokens = _uncut_lengths(windows, tokenizer)
+    ids = windows.questions["id"]
     question, answer_tokens = _answers_in_tokens(windows)[:2]
     answered, held, blank = np.zeros((3, len(ids)), bool)
     answered[question] = True
@@ -51,7 +56,7 @@ def check_tokens(
     first_answer = np.searchsorted(question, np.flatnonzero(answered))
     blank[answered] = answer_tokens[first_answer] == 0
     tokens = Tokens(
-        questions=_lengths(question_tokens),
+        questions=_lengths(windows.question_tokens),
         contexts=_lengths(windows.context_ids.lengths),
         answers=_lengths(answer_tokens) if len(answer_tokens) else None,
         windows=len(windows),
@@ -61,9 +66,7 @@ def check_tokens(
     def found(kind: str, which: np.ndarray, rest: str) -> Iterator[Finding]:
         return findings(kind, ids.filter(pa.array(which)).to_pylist(), "question", rest)
 
-    longest = settings.max_question_tokens
-    rest = f"longer than {longest} tokens: cut there (--data.max_question_tokens)"
-    too_long = [*found("cut_questions", question_tokens > longest, rest)]
+    too_long = [*unread(windows, tokenizer.unk_token_id), *rare_answers(windows.label_start)]
     rest = "with an answer that no window holds whole: learnt as unanswerable (--data.window, "
     rest += "--data.overlap)"
     too_long += found("answers_in_no_window", answered & ~held & ~blank, rest)
@@ -94,16 +97,37 @@ def answers_never_given(windows: Windows, max_answer_tokens: int) -> Iterator[Fi
     yield from found("answers_inside_words", inside_word, rest)
 
 
-def _uncut_lengths(windows: Windows, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Tokens of every question before it is cut, int64 `[questions]`."""
-    lengths = windows.question_ids.lengths.copy()
-    full = np.flatnonzero(lengths == windows.settings.max_question_tokens)
-    texts = windows.questions["text"].take(pa.array(full, pa.int64())).to_pylist()
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(
-        [text.lstrip() for text in texts], add_special_tokens=False
-    )
-    lengths[full] = [len(encoding) for encoding in encodings]
-    return lengths
+def unread(windows: Windows, unknown: int | None) -> Iterator[Finding]:
+    """What a model does not get to read: tokens outside the vocabulary, and parts of questions.
+
+    `unknown` is the id of the unknown token, None for a tokenizer that needs none.
+    """
+    shares = [
+        100 * float((tokens.values == unknown).mean()) if len(tokens.values) else 0.0
+        for tokens in (windows.context_ids, windows.question_ids)
+    ]
+    if unknown is not None and max(shares) > 100 * MANY_UNKNOWN:
+        yield Finding(
+            "unknown_tokens",
+            f"{shares[0]:.1f} % of the contexts' tokens and {shares[1]:.1f} % of the questions' "
+            "are not in the vocabulary: a model cannot tell them apart. Take an encoder made for "
+            "this language (--model.pretrained)",
+        )
+    cut = windows.questions["id"].filter(pa.array(windows.cut_questions)).to_pylist()
+    rest = f"longer than {windows.settings.max_question_tokens} tokens: the middle is cut out "
+    yield from findings("cut_questions", cut, "question", rest + "(--data.max_question_tokens)")
+
+
+def rare_answers(label_start: np.ndarray) -> Iterator[Finding]:
+    """Whether so few training windows hold an answer that a model may learn to give none."""
+    share = no_answer_share(label_start)
+    if MOSTLY_WITHOUT < share < 1:
+        yield Finding(
+            "few_windows_with_answer",
+            f"{100 * share:.1f} % of the windows hold no answer: a model trained on them may come "
+            "to say 'no answer' to everything. Let them weigh less (--model.unanswerable_share "
+            "0.5), or make windows longer (--data.window)",
+        )
 
 
 def _answers_in_tokens(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -146,17 +146,25 @@ def _punctuation() -> np.ndarray:
 
 def tokenise_questions(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], most: int, progress: Progress
-) -> Ragged:
-    """Token ids of every question, of which `most` are kept."""
-    ids, lengths = [np.zeros(0, np.int32)], []
+) -> tuple[Ragged, np.ndarray]:
+    """Token ids of every question, of which `most` are kept, and how many it had, int32.
+
+    A longer question loses its middle: people put what they ask behind a long preamble, or explain
+    it afterwards, so either end may hold it.
+    """
+    head, tail = most - most // 2, most // 2
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         # Some SQuAD questions begin with many spaces, which some tokenizers keep as tokens.
         batch = [text.lstrip() for text in texts[at : at + TOKENISE_AT_ONCE]]
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-        ids.append(_flat(encoding.ids[:most] for encoding in encodings))
-        lengths.append(np.array([min(len(encoding), most) for encoding in encodings]))
+        rows = [encoding.ids for encoding in encodings]
+        cut = (row[:head] + row[len(row) - tail :] if len(row) > most else row for row in rows)
+        ids.append(_flat(cut))
+        lengths.append(np.array([len(row) for row in rows], np.int32))
         progress(len(batch))
-    return Ragged(np.concatenate(ids), _bounds(lengths))
+    kept = [np.minimum(length, most) for length in lengths]
+    return Ragged(np.concatenate(ids), _bounds(kept)), np.concatenate(lengths)
 
 
 def _flat(rows: Iterable[Iterable[int]]) -> np.ndarray:

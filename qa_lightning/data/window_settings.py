@@ -29,7 +29,7 @@ class WindowSettings:
 
     window: int = 384  # tokens at most, special tokens included
     overlap: int = 128  # context tokens that a window shares with the one before it
-    max_question_tokens: int = 64  # a longer question is cut to its first tokens
+    max_question_tokens: int = 64  # a longer question loses its middle
     context_first: bool = False  # put the context before the question
     # Keep a question's first window only: the rest of a long context is cut away, and an answer
     # that lies there is ignored by the loss.

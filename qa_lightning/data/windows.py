@@ -41,6 +41,12 @@ IGNORED = -1
 """Label of a window that must not count in a loss: nothing is known about its answer."""
 
 
+def no_answer_share(label_start: np.ndarray) -> float:
+    """Share of the windows with these labels that hold no answer, 0 to 1; unknown ones left out."""
+    labelled = int((label_start != IGNORED).sum())
+    return int((label_start == NO_ANSWER_HERE).sum()) / max(labelled, 1)
+
+
 @dataclass(frozen=True)
 class Windows:
     """All windows of one data set, with what is needed to build and to decode them."""
@@ -48,6 +54,7 @@ class Windows:
     questions: pa.Table  # see `qa_lightning.data.tables.QUESTIONS`
     contexts: pa.Table  # see CONTEXTS there
     question_ids: Ragged  # token ids of every question, int32
+    question_tokens: np.ndarray  # how many it had before it was cut, int32 `[questions]`
     context_ids: Ragged  # token ids of every context, int32; the next three have the same rows
     char_starts: Ragged  # first character of every context token, int32
     char_ends: Ragged  # one past its last character, int32
@@ -63,6 +70,11 @@ class Windows:
     settings: WindowSettings  # what they were made with
     report: ReadReport  # on the tables that they were made from
     untokenizable_answers: int = 0  # answers without a token (white space, control characters)
+
+    @property
+    def cut_questions(self) -> np.ndarray:
+        """Questions that were longer than `max_question_tokens`, bool `[questions]`."""
+        return self.question_tokens > self.settings.max_question_tokens
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -89,7 +101,8 @@ def make_windows(
     tokenizer.backend_tokenizer.no_padding()
     texts, questions = tables.contexts["text"].to_pylist(), tables.questions["text"].to_pylist()
     tokens = tokenise_contexts(tokenizer, texts, progress)
-    question_ids = tokenise_questions(tokenizer, questions, settings.max_question_tokens, progress)
+    most = settings.max_question_tokens
+    question_ids, question_tokens = tokenise_questions(tokenizer, questions, most, progress)
 
     if settings.answer_boundaries == "token":
         tokens["word_starts"].values[:] = 1
@@ -119,6 +132,7 @@ def make_windows(
         questions=tables.questions,
         contexts=tables.contexts,
         question_ids=question_ids,
+        question_tokens=question_tokens,
         **tokens,
         question=question.astype(np.int32),
         context=context[target].astype(np.int32),

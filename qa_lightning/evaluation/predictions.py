@@ -8,7 +8,7 @@ from typing import Any
 
 from qa_lightning.evaluation.spans import Answers, best_texts, candidates
 
-PREDICTIONS = "predictions.json"
+ANSWERS = "answers.json"
 
 
 def write_predictions(
@@ -16,7 +16,10 @@ def write_predictions(
 ) -> None:
     """Write the answers of questions into a folder, one question per line, in the order given.
 
-    - `predictions.json`: id to text, "" for "no answer".
+    - `answers.json`: id to the answer at the null threshold, "" for "no answer".
+    - `predictions.json`: id to text of the best span, whatever its null odds. The official
+      evaluator takes both files, with the threshold, and sweeps it: it would find other figures
+      from predictions that a threshold has emptied already.
     - `null_odds.json`: id to null score minus best span score; above the threshold means "no
       answer". The `--na-prob-file` of the official evaluator.
     - `nbest_predictions.json`: id to candidates by falling score, "no answer" among them with the
@@ -25,7 +28,8 @@ def write_predictions(
       the candidates of the question).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / PREDICTIONS, ids, best_texts(answers, contexts, threshold))
+    _write(folder / ANSWERS, ids, best_texts(answers, contexts, threshold))
+    _write(folder / "predictions.json", ids, best_texts(answers, contexts))
     _write(folder / "null_odds.json", ids, answers.null_odds.tolist())
     best = ([asdict(one) for one in of_one] for of_one in candidates(contexts, answers))
     _write(folder / "nbest_predictions.json", ids, best)

@@ -35,6 +35,7 @@ _TITLES = {
     "answer_position": "Where the answer begins in the context (answerable questions)",
     "context_words": "Length of the context (words)",
     "windows": "Number of windows",
+    "cut_questions": "Questions longer than the model reads",
 }
 
 
@@ -65,8 +66,8 @@ class Report:
     threshold: float  # the effective null threshold
     overall: list[Group]  # all questions, then the answerable and the unanswerable ones
     # Groups by what they were grouped by: `question_word`, `context_words` and `windows` cover all
-    # questions, `answer_words` and `answer_position` the answerable ones. Groups have a fixed
-    # order; empty ones are left out.
+    # questions, `answer_words` and `answer_position` the answerable ones, `cut_questions` those
+    # that were cut. Groups have a fixed order; empty ones are left out.
     breakdowns: dict[str, list[Group]]
     plausible: Plausible | None  # None if no unanswerable question has plausible answers
     calibration: Calibration
@@ -114,13 +115,15 @@ def failure_report(
     windows: np.ndarray,
     threshold: float,
     *,
+    cut: np.ndarray | None = None,
     worst: int = 10,
 ) -> Report:
     """Score labelled questions group by group, with calibration and the worst errors.
 
     The figures of all questions are those of `evaluate` at the same threshold. `windows` is the
-    number of windows of each answered question, int64 `[questions]`, and `worst` how many of the
-    most confident errors to show; the rest is as for `scored_answers`.
+    number of windows of each answered question, int64 `[questions]`, `cut` whether it was too long
+    to be read whole, bool `[questions]`, and `worst` how many of the most confident errors to show;
+    the rest is as for `scored_answers`.
 
     Raises:
         ValueError: no answers, or not as many numbers of windows.
@@ -134,6 +137,9 @@ def failure_report(
     wrong = np.flatnonzero(scored.exact == 0)
     wrong = wrong[np.argsort(-scored.confidence[wrong], kind="stable")][:worst]
     breakdowns = _breakdowns(scored, windows)
+    if cut is not None:
+        names = np.where(cut, "cut", "").tolist()
+        breakdowns["cut_questions"] = _groups(scored, ["cut"], names)
     kinds = np.where(scored.answerable, "answerable", "unanswerable").tolist()
     return Report(
         threshold=float(threshold),

@@ -19,7 +19,7 @@ from qa_lightning.data.window_settings import (
     N_BEST,
     WindowSettings,
 )
-from qa_lightning.data.windows import Windows, make_windows
+from qa_lightning.data.windows import make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import Candidate, candidates
 from qa_lightning.inference.defaults import TOP_K
@@ -46,12 +46,15 @@ class Answer(Candidate):
         null_odds: Null score minus the best span's score: above `threshold` means no answer.
         threshold: The null threshold that counted.
         candidates: The best spans, best first, whatever the verdict is.
+        question_tokens_cut: Tokens of the question that the model did not read: a question that is
+            too long for it loses its middle.
     """
 
     no_answer_probability: float
     null_odds: float
     threshold: float
     candidates: tuple[Candidate, ...]
+    question_tokens_cut: int = 0
 
 
 @dataclass(eq=False)
@@ -162,13 +165,18 @@ class Answerer:
             raise UserError(f"{len(question)} questions, but {len(contexts)} contexts")
         if not contexts:
             return []
+        for number, texts in enumerate(zip(question, contexts, strict=True), start=1):
+            for name, text in zip(("question", "context"), texts, strict=True):
+                check_text(f"{name} {number}" if len(contexts) > 1 else f"the {name}", text)
+        windows = make_windows(tables_from_texts(question, contexts), self.tokenizer, self.windows)
         found = answer_windows(
             self.logits,
-            self._windows(question, contexts),
+            windows,
             batch_size=self.batch_size,
             max_answer_tokens=self.max_answer_tokens,
         )
         threshold = self.threshold if threshold is None else threshold
+        cut = (windows.question_tokens - windows.question_ids.lengths).tolist()
         verdicts, null_odds = found.unanswered(threshold).tolist(), found.null_odds.tolist()
         answers = []
         for row, every in enumerate(candidates(contexts, found)):
@@ -181,19 +189,21 @@ class Answerer:
                 null_odds=null_odds[row],
                 threshold=threshold,
                 candidates=tuple(spans[:top_k]),
+                question_tokens_cut=cut[row],
             )
             answers.append(answer)
         return answers
 
-    def _windows(self, questions: Sequence[str], contexts: Sequence[str]) -> Windows:
-        """Windows of these questions; a context that several share is tokenised once."""
-        for name, texts in (("question", questions), ("context", contexts)):
-            for number, text in enumerate(texts, start=1):
-                which = f"{name} {number}" if len(texts) > 1 else f"the {name}"
-                if not isinstance(text, str):
-                    raise UserError(f"{which} is not a text, but {type(text).__name__}")
-                if not text.strip():
-                    raise UserError(f"{which} is empty")
-                if re.search("[\ud800-\udfff]", text):
-                    raise UserError(f"{which} holds half a character (a lone surrogate)")
-        return make_windows(tables_from_texts(questions, contexts), self.tokenizer, self.windows)
+
+def check_text(which: str, text: object) -> None:
+    """Check that a question or a context, called `which`, can be asked.
+
+    Raises:
+        UserError: it is empty, or no text.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"{which} is not a text, but {type(text).__name__}")
+    if not text.strip():
+        raise UserError(f"{which} is empty")
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{which} holds half a character (a lone surrogate)")

@@ -26,7 +26,7 @@ from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import SquadTables, require_labels, require_places
-from qa_lightning.data.token_checks import answers_never_given
+from qa_lightning.data.token_checks import answers_never_given, unread
 from qa_lightning.data.window_cache import FORMAT, open_windows, save_windows
 from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
 from qa_lightning.data.windows import Windows, make_windows
@@ -99,7 +99,7 @@ class SquadDataModule(LightningDataModule):
             predict: Questions to answer, as for `val`; answers are not needed.
             window: Tokens of a window at most, special tokens included.
             overlap: Context tokens that consecutive windows of a question share.
-            max_question_tokens: A longer question is cut to its first tokens.
+            max_question_tokens: A longer question loses its middle, and keeps so many tokens.
             context_first: Put the context before the question in a window.
             first_window_only: Cut a long context to its first window, instead of using several.
             every_answer: Make a training and validation window of every answer of a question, not
@@ -292,6 +292,7 @@ class SquadDataModule(LightningDataModule):
         """Log how much a split holds, and what is left out of it or can never be answered."""
         windows, name = self._windows[split], self.source(split).name
         found = list(reading_findings(windows.report)) if split != "holdout" else []
+        found += unread(windows, self.tokenizer.unk_token_id)
         if split in ("train", "val"):
             module = self.trainer.lightning_module if self.trainer else None
             longest = getattr(module, "max_answer_tokens", MAX_ANSWER_TOKENS)
@@ -306,9 +307,9 @@ class SquadDataModule(LightningDataModule):
             )
         questions = windows.questions
         answers = pc.list_value_length(questions.column("answers"))
-        unanswerable = pc.sum(pc.equal(answers, 0)).as_py()
+        without = f" ({pc.sum(pc.equal(answers, 0)).as_py():,} without answer)"
         rank_zero_info(
-            f"{split}: {questions.num_rows:,} questions ({unanswerable:,} without answer) on "
+            f"{split}: {questions.num_rows:,} questions{without if split != 'predict' else ''} on "
             f"{windows.contexts.num_rows:,} contexts, {len(windows):,} windows of "
             f"{windows.lengths.mean():.0f} tokens on average"
         )

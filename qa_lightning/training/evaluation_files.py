@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.figures import calibration_figure
-from qa_lightning.evaluation.predictions import PREDICTIONS, write_predictions
+from qa_lightning.evaluation.predictions import ANSWERS, write_predictions
 from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.training.summary import lines_by_threshold
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class EvaluationFiles(Callback):
     """Writes the predictions of an evaluation and, where labels are known, a report.
 
-    After `predict`, `validate` and `test`: `predictions.json`, `nbest_predictions.json` and
-    `null_odds.json` (see `qa_lightning.evaluation.predictions`). After `validate` and `test` also
-    `scores.json`, the figures to the last digit (TensorBoard rounds them to float32), and
-    `report.md`, `report.json` and `calibration.png`, which TensorBoard shows too: where the model
-    fails (see `qa_lightning.evaluation.report`).
+    After `predict`, `validate` and `test`: `answers.json`, `predictions.json`, `null_odds.json`
+    and `nbest_predictions.json` (see `qa_lightning.evaluation.predictions`). After `validate` and
+    `test` also `scores.json`, the figures to the last digit (TensorBoard rounds them to float32),
+    and `report.md`, `report.json` and `calibration.png`, which TensorBoard shows too: where the
+    model fails (see `qa_lightning.evaluation.report`).
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -74,15 +74,15 @@ class EvaluationFiles(Callback):
                 figures = json.dumps(module.metric.compute(), indent=1)
                 (folder / "scores.json").write_text(figures + "\n", encoding="utf-8")
                 number_of_windows = np.bincount(windows.question)[answers.question]
-                report = failure_report(
-                    windows.questions, windows.contexts, answers, number_of_windows, threshold
-                )
+                tables = (windows.questions, windows.contexts)
+                cut = windows.cut_questions[answers.question]
+                report = failure_report(*tables, answers, number_of_windows, threshold, cut=cut)
                 self._write_report(trainer, report, folder, split)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
         for line in lines_by_threshold(trainer.callback_metrics, split):
             rank_zero_info(line)
-        rank_zero_info(f"{len(texts):,} answers in {folder / PREDICTIONS}")
+        rank_zero_info(f"{len(texts):,} answers in {folder / ANSWERS}")
 
     def _write_report(self, trainer: Trainer, report: Report, folder: Path, split: str) -> None:
         text = report.to_markdown()

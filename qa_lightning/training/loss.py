@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor, nn
 
-from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
+from qa_lightning.data.windows import IGNORED, no_answer_share
 from qa_lightning.errors import UserError
 
 
@@ -39,8 +39,7 @@ def class_weights(label_start: np.ndarray, unanswerable_share: float) -> tuple[f
     Raises:
         UserError: one of the two kinds is missing.
     """
-    without = int((label_start == NO_ANSWER_HERE).sum())
-    share = without / max(int((label_start != IGNORED).sum()), 1)
+    share = no_answer_share(label_start)
     if not 0 < share < 1:
         raise UserError(
             "--model.unanswerable_share needs training windows with an answer and windows "

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
+from qa_lightning.data.token_checks import rare_answers
+from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE, no_answer_share
 from qa_lightning.errors import UserError, require_valid
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.spans import spans_of_windows
@@ -28,6 +29,8 @@ from qa_lightning.training.loss import class_weights, window_losses
 from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from qa_lightning.data.batches import Batch, Packing
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 COLLAPSED = 99.0
 """Percent of questions with the same verdict (answered or not) that is worth a warning."""
+
+ENOUGH_TO_TELL = 10
+"""Answerable questions that must be there before leaving nearly all unanswered says something."""
 
 NOT_A_HYPERPARAMETER = ("null_threshold", "n_best", "max_answer_tokens", "compile")
 """What a user may change after training stays out of the checkpoint's hyperparameters, which would
@@ -206,9 +212,12 @@ class QuestionAnsweringModule(LightningModule):
         return backend
 
     def on_fit_start(self) -> None:
-        """Weigh windows as `unanswerable_share` asks, and compile the encoder if that is asked."""
+        """Weigh windows as `unanswerable_share` asks, or warn if it should; compile if asked."""
         if not self.datamodule.hparams["holdout"]:
             self.tuned_threshold = None  # it belongs to the model that training starts from
+        if self.hparams["unanswerable_share"] is None:
+            for finding in rare_answers(self.datamodule.windows("train").label_start):
+                rank_zero_warn(f"train: {finding.message}")
         if self.compile_encoder:
             compile_encoder(
                 self.encoder.distilbert,
@@ -343,8 +352,28 @@ class QuestionAnsweringModule(LightningModule):
         shown = {"exact", "f1"}
         for name, value in figures.items():
             self.log(f"{split}/{name}", value, prog_bar=name in shown, rank_zero_only=False)
-        if not self.trainer.sanity_checking and {"HasAns_total", "NoAns_total"} <= set(figures):
-            _warn_of_collapse(figures["no_answer_rate"])
+        if not self.trainer.sanity_checking:
+            self._warn_of_collapse(figures)
+
+    def _warn_of_collapse(self, figures: Mapping[str, float]) -> None:
+        """Warn of a model that wrongly says the same to nearly every question."""
+        rate = figures["no_answer_rate"]
+        answered = f"{rate:.1f} % of the questions were answered with 'no answer'"
+        if rate >= COLLAPSED and figures.get("HasAns_total", 0) >= ENOUGH_TO_TELL:
+            trained_on = ""
+            if self.trainer.state.fn == "fit":
+                share = no_answer_share(self.datamodule.windows("train").label_start)
+                trained_on = f", {100 * share:.1f} % of those trained on,"
+            rank_zero_warn(
+                f"{answered}: the model has learned little beyond how common that is. Train "
+                "longer, change the learning rate (--model.learning_rate), or let windows without "
+                f"an answer{trained_on} weigh less (--model.unanswerable_share)."
+            )
+        elif rate <= 100.0 - COLLAPSED and "NoAns_total" in figures:
+            rank_zero_warn(
+                f"{answered}, although the data hold unanswerable ones. Do the training data hold "
+                "any?"
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and a learning rate that changes with every optimizer step."""
@@ -370,17 +399,3 @@ class QuestionAnsweringModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the tuned threshold."""
         self.tuned_threshold = checkpoint.get(NULL_THRESHOLD)
-
-
-def _warn_of_collapse(no_answer_rate: float) -> None:
-    """Warn of a model that says the same to nearly every question."""
-    answered = f"{no_answer_rate:.1f} % of the questions were answered with 'no answer'"
-    if no_answer_rate >= COLLAPSED:
-        rank_zero_warn(
-            f"{answered}: the model has learned little beyond how common that is. Train longer, or "
-            "change the learning rate (--model.learning_rate)."
-        )
-    elif no_answer_rate <= 100.0 - COLLAPSED:
-        rank_zero_warn(
-            f"{answered}, although the data hold unanswerable ones. Do the training data hold any?"
-        )

@@ -30,13 +30,24 @@ def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-class _ShortMetrics(ProgressBar):
+class _OurBar(ProgressBar):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show a resumed epoch where it stands; Lightning does not say that it starts."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+            self._begin_at(trainer.fit_loop.batch_idx + 1)
+
+    def _begin_at(self, done: int) -> None:
+        """Show so many batches as done, and measure the rate of those that follow."""
+        raise NotImplementedError
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """See `shown`."""
         return dict(shown(trainer.progress_bar_metrics))
 
 
-class TerminalBar(_ShortMetrics, RichProgressBar):
+class TerminalBar(_OurBar, RichProgressBar):
     """A bar that is redrawn in place."""
 
     def __init__(self) -> None:
@@ -49,13 +60,23 @@ class TerminalBar(_ShortMetrics, RichProgressBar):
         bar.bar_width = 12  # all of it fits on 100 characters, and on two lines of 80
         return [description, bar, batches, TimeRemainingColumn(), TextColumn("left")]
 
+    def _begin_at(self, done: int) -> None:
+        if self.progress is not None:  # only on the process that shows it
+            bar = self.train_progress_bar
+            self.progress.reset(bar.id, total=bar.total, completed=done)
 
-class FileBar(_ShortMetrics, TQDMProgressBar):
+
+class FileBar(_OurBar, TQDMProgressBar):
     """A line every 50 batches, for a log file."""
 
     def __init__(self) -> None:
         """Set the interval."""
         super().__init__(refresh_rate=50)
+
+    def _begin_at(self, done: int) -> None:
+        bar = self.train_progress_bar
+        bar.initial = bar.n = done
+        bar.refresh()
 
 
 def progress_bar() -> ProgressBar:

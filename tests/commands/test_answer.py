@@ -12,7 +12,7 @@ import pytest
 
 from qa_lightning.__main__ import main
 from qa_lightning.inference.answerer import Answerer
-from tests.helpers.data import squad_data
+from tests.helpers.data import REPOSITORY, squad_data
 
 CONTEXT = "the city of paris was founded in 1234. the museum of rome is large."
 
@@ -41,6 +41,7 @@ def answerer(tiny_encoder: Path) -> Answerer:
 
 
 QUESTION = "when was paris founded?"
+CASES = REPOSITORY / "tests" / "cases"
 
 
 def test_text_file_and_standard_input_are_the_same_context(ask, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -145,16 +146,47 @@ def test_mistakes_are_told(ask, options: Sequence[str], told: str) -> None:  # t
     [
         (b"{", "line 2 is not JSON"),
         (b"[1]", 'line 2: give an object with the texts "question" and "context"'),
-        (b'{"question": "a", "context": 1}', "line 2: give an object"),
-        (b'{"question": " ", "context": "a"}', "line 2: give an object"),
+        (b'{"question": "a"}', 'line 2: give an object with the texts "question" and "context"'),
+        (b'{"question": "a", "context": 1}', "line 2: the context is not a text, but int"),
+        (b'{"id": "x", "question": " ", "context": "a"}', 'line 2 (id "x"): the question is empty'),
+        (b'{"id": 0, "question": "a", "context": ""}', "line 2 (id 0): the context is empty"),
+        (b'{"question": "\\ud800", "context": "a"}', "line 2: the question holds half a character"),
         (b"\xff", "line 2 is not text in UTF-8"),
     ],
 )
-def test_a_bad_line_is_named(ask, line: bytes, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_line_is_named_and_the_others_are_answered(  # type: ignore[no-untyped-def]
+    ask, line: bytes, told: str
+) -> None:
     good = json.dumps({"question": QUESTION, "context": CONTEXT}).encode()
-    status, _, err = ask("--input", "-", typed=good + b"\n" + line)
-    assert status == 2
-    assert told in err
+    status, out, err = ask("--input", "-", typed=b"\n".join([good, line, good]))
+    assert status == 1
+    assert err.startswith(f"error: standard input: {told}") and err.endswith("; left out\n")
+    assert [json.loads(each)["question"] for each in out.splitlines()] == [QUESTION, QUESTION]
+
+
+def test_an_empty_question_among_others(ask) -> None:  # type: ignore[no-untyped-def]
+    file = CASES / "one_empty_line.jsonl"
+    status, out, err = ask("--input", file)
+    assert status == 1
+    assert err == f"error: {file}: line 2 (id 1): the question is empty; left out\n"
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [0, 2]
+
+
+def test_a_question_that_is_too_long_is_told(ask, answerer: Answerer) -> None:  # type: ignore[no-untyped-def]
+    file = CASES / "long_question.json"
+    status, out, err = ask("--input", file)
+    cut = json.loads(out)["question_tokens_cut"]
+    assert status == 0 and cut > 0
+    assert err == (
+        f"warning: {file}: question a is too long for this model: {cut} tokens in its middle were "
+        "not read. Ask it in fewer words\n"
+    )
+    most = answerer.windows.max_question_tokens
+    whole, long = "who was who? " * (most // 4), "who was who? " * (most // 4) + "who?"
+    _, _, silent = ask("--context", CONTEXT, "--question", whole)
+    _, _, told = ask("--context", CONTEXT, "--question", long)
+    assert silent == ""
+    assert told.startswith('warning: the question "who was who?') and "2 tokens" in told
 
 
 def test_a_mistyped_question_does_not_end_the_conversation(ask) -> None:  # type: ignore[no-untyped-def]

@@ -73,6 +73,43 @@ class TestCommand:
         assert "30 of 130 questions with answers" in " ".join(out.split())
         assert "would be refused" in out
 
+    def test_a_mistake_that_is_made_often_is_one_line(
+        self, squad_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        empty = [question(f"empty{n}", f"which {n}?", ("", 0)) for n in range(1380)]
+        squad_files["val"].write_text(json.dumps(file_of(paragraph("rome is old", *empty))))
+        file = str(squad_files["val"])
+        assert run([file, "--tokenizer", "none"]) == 1
+        out = " ".join(capsys.readouterr().out.split())
+        assert out.count("an empty text") == 1 and "(the same at 1,379 more places, for" in out
+        assert run([file, "--tokenizer", "none", "--json"]) == 1
+        assert len(json.loads(capsys.readouterr().out)["files"][0]["problems"]) == 1380
+
+    def test_a_corrected_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        case = str(REPOSITORY / "tests" / "cases" / "crlf.json")
+        out = tmp_path / "out.json"
+        options = ["--tokenizer", "none", "--fix", str(out)]
+        assert run([case, *options]) == 1  # FILE as it is would still be refused
+        told = " ".join(capsys.readouterr().out.split())
+        assert r"a line end of two characters (\r\n) as one" in told
+        assert f"{out}: written - 3 answers counted in another unit: corrected" in told
+        assert run([str(out), "--tokenizer", "none"]) == 0
+        capsys.readouterr()
+
+        with pytest.raises(UserError, match=f"--fix {out}: File exists"):
+            run([case, *options])
+        options[-1] = str(tmp_path / "json.json")
+        assert run([case, *options, "--json"]) == 1
+        fix = json.loads(capsys.readouterr().out)["fix"]
+        assert fix["file"] == options[-1]
+        (change,) = fix["findings"]
+        assert (change["kind"], change["ids"]) == (
+            "counted_answers",
+            ["crlf-0", "crlf-1", "crlf-2"],
+        )
+        with pytest.raises(UserError, match="--fix corrects one FILE, but 2 are given"):
+            run([case, case, *options])
+
     def test_shared_questions_are_in_the_verdict(
         self, squad_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from qa_lightning.commands.score import run
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.scoring import evaluate
+from tests.helpers.data import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,36 @@ def test_scores_what_has_a_prediction(
     assert "1 of 3 questions have no prediction" in printed.err and "q3" in printed.err
 
 
+def test_files_of_other_tools(
+    write: Callable[[str, Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = REPOSITORY / "tests" / "cases"
+    assert run([str(cases / "int_ids.json"), str(cases / "int_ids.predictions.json")]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["exact"], figures["total"]) == (100.0, 2)
+    predictions = write("predictions.json", {"a": "Tom Ashe", "b": "1840"})
+    for file, exact in (
+        ("hub_rows.jsonl", 50.0),
+        ("flat_answers.json", 100.0),
+        ("nulls.json", 100.0),
+    ):
+        assert run([str(cases / file), predictions]) == 0
+        assert json.loads(capsys.readouterr().out)["exact"] == exact
+
+
+def test_best_texts_taken_for_answers_are_told(
+    write: Callable[[str, Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write("data.json", squad({"q1": ["x"], "q2": []}))
+    predictions = write("predictions.json", {"q1": "x", "q2": "y"})
+    assert run([data, predictions]) == 0
+    assert "--na-prob-file" in capsys.readouterr().err
+    assert run([data, predictions, "-n", write("odds.json", {"q1": 0.5, "q2": 0.5})]) == 0
+    assert run([data, write("answers.json", {"q1": "x", "q2": ""})]) == 0
+    assert run([write("all.json", squad({"q1": ["x"]})), predictions]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_sweeps_ties_in_the_order_of_the_odds_file(
     write: Callable[[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +129,8 @@ GOOD = squad({"q1": ["x"]})
     ("data", "predictions", "null_odds", "message"),
     [
         ("{", {"q1": "x"}, {"q1": 0}, "data.json: the file is cut off"),
-        ([1], {"q1": "x"}, {"q1": 0}, 'data.json: there is no list "data"'),
+        ({"q1": "x"}, {"q1": "x"}, {"q1": 0}, 'data.json: there is no list "data"'),
+        ([1], {"q1": "x"}, {"q1": 0}, r"data.json: \[0\]: expected an object, found 1"),
         ({"data": []}, {"q1": "x"}, {"q1": 0}, "data.json holds no questions"),
         (
             {"data": [{"paragraphs": [{"qas": [{"id": "q1"}]}]}]},

@@ -276,10 +276,9 @@ class TestPredict:
         )
         assert outcome.status == 0, outcome.err
         written = folder / "lightning_logs" / "predict" / "version_0"
-        assert str(written / "predictions.json") in outcome.out
+        assert str(written / "answers.json") in outcome.out
         return tuple(
-            json.loads((written / f"{name}.json").read_text())
-            for name in ("predictions", "null_odds")
+            json.loads((written / f"{name}.json").read_text()) for name in ("answers", "null_odds")
         )
 
     def test_answers_every_question_in_the_files_order(
@@ -302,7 +301,7 @@ class TestPredict:
         self, fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         self.predict(fitted, tmp_path, fitted.labelled)
-        written = tmp_path / "lightning_logs" / "predict" / "version_0" / "predictions.json"
+        written = tmp_path / "lightning_logs" / "predict" / "version_0" / "answers.json"
         assert score.run([str(fitted.labelled), str(written)]) == 0
         official = json.loads(capsys.readouterr().out)
         logged = fitted.figures()

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.checks import Check, FileCheck, check_files
 from qa_lightning.data.findings import Finding
+from qa_lightning.data.problems import grouped
 from qa_lightning.data.sources import Source
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import require_labels, require_places
@@ -160,6 +161,18 @@ class TestOneFile:
             ("part of a word", *within_tokens) if boundaries == "word" else within_tokens
         )
 
+    def test_why_answers_are_misplaced(self, check: Callable[..., Check]) -> None:
+        here = "Zoë sang in Köln. Ana played in Gent, Éva ran."
+        bytes_before = [(word, len(here[: here.index(word)].encode())) for word in ("ran", "Gent")]
+        lost = [question(f"q{n}", f"{n}?", ("ran", 46 + 3)) for n in range(9)]
+        lost[3]["answers"] = [{"text": "ran", "answer_start": bytes_before[0][1]}]
+        (file,) = check(file_of(paragraph(here, lost[0]))).files
+        assert found(file)["misplaced_places"].message == (
+            "in the context of question \"q0\", for instance, '' stands at character 49, not 'ran'"
+        )
+        (file,) = check(file_of(paragraph(here, lost[3]))).files
+        assert "answer_start counts UTF-8 bytes" in found(file)["misplaced_places"].message
+
     def test_repeated_questions_and_contexts(self, check: Callable[..., Check]) -> None:
         (file,) = check(
             file_of(
@@ -206,6 +219,30 @@ class TestOneFile:
         one = paragraph("rome is old", question("a", "what is old?", *answers))
         (file,) = check({"data": [{"paragraphs": [one]}]}).files
         assert list(found(file)) == [kind]
+
+    def test_long_contexts_teach_no_answer(self, check: Callable[..., Check]) -> None:
+        """Windows of 33 tokens of context, 25 further each: one of 10 holds the answer, or of 3."""
+        for sentences, share in ((63, "90.0 %"), (20, None)):
+            one = paragraph("rome is old. " * sentences, question("a", "what is old?", ("rome", 0)))
+            (file,) = check({"data": [{"paragraphs": [one]}]}).files
+            findings = found(file)
+            assert "lack the answer, " in findings["no_unanswerable_questions"].message
+            danger = findings.get("few_windows_with_answer")
+            assert (danger is not None) == (share is not None)
+            if danger and share:
+                assert danger.message.startswith(f"{share} of the windows hold no answer")
+                assert "--model.unanswerable_share" in danger.message
+                assert share in findings["no_unanswerable_questions"].message
+
+    def test_the_wrong_vocabulary(self, check: Callable[..., Check]) -> None:
+        chinese = "长江是亚洲第一长河. rome is old. " + "who " * 10
+        one = paragraph(chinese, question("a", "what is old?", ("rome", chinese.index("rome"))))
+        (file,) = check({"data": [{"paragraphs": [one]}]}).files
+        # Each of nine characters is a token of its own that the vocabulary lacks; 15 others.
+        told = found(file)["unknown_tokens"].message
+        assert told.startswith("37.5 % of the contexts' tokens and 0.0 % of the questions'")
+        (good,) = check({"data": [{"paragraphs": [{**one, "context": "rome is old"}]}]}).files
+        assert "unknown_tokens" not in found(good)
 
 
 class TestSeveralFiles:
@@ -278,7 +315,7 @@ def test_refuses_what_training_refuses_with_the_same_words(
     path.write_bytes(content)
     source = Source(str(path), path, "")
     (file,) = check_files([source], tokenizer, SETTINGS, 30).files
-    assert next(iter(file.problems), None) == refusal(path)
+    assert next(iter(grouped(file.problems, str(path))), None) == refusal(path)
 
 
 def test_every_mistake_is_told_at_once(check: Callable[..., Check]) -> None:

@@ -119,6 +119,7 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
     expected = []
     lost = 0
     for paragraph, question in questions(json.loads(plain.decode("utf-8-sig"))):
+        question = {key: value for key, value in question.items() if value is not None}
         context = paragraph["context"]
         if not (question["question"].strip() and context.strip()):
             continue
@@ -133,7 +134,7 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
             for key in ("answers", "plausible_answers")
         )
         lost += any(one["start"] == NO_PLACE for one in answers)
-        row = {"id": question["id"], "text": question["question"], "context": context}
+        row = {"id": str(question["id"]), "text": question["question"], "context": context}
         row |= {"answers": answers}
         row |= {"plausible_answers": [one for one in plausible if one["start"] != NO_PLACE]}
         row["labelled"] = "answers" in question and (

@@ -52,7 +52,17 @@ def test_nothing_means_the_official_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "absent", ["absent.json", "some/absent.json.gz", "/a/b/c", "../x", "a b", "x\0.json"]
+    "absent",
+    [
+        "absent.json",
+        "absent.jsonl",
+        "org/absent.csv",
+        "some/absent.json.gz",
+        "/a/b/c",
+        "../x",
+        "a b",
+        "x\0.json",
+    ],
 )
 def test_a_missing_file_is_said_so(tmp_path: Path, absent: str) -> None:
     with pytest.raises(UserError, match=r"no such file|cannot be read"):
@@ -129,9 +139,15 @@ def test_a_hub_dataset(hub: Callable[[dict[str, Any]], None], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": [1, 2, 3, 4]}, 'org/name: row 0: "id" must be a string, but is 1'),
-        ({"question": ["1?", None, "3?", "4?"]}, 'question "b": the key "question" is missing'),
-        ({"context": [CONTEXT, None, CONTEXT, ""]}, 'row 1: the key "context" is missing'),
+        ({"id": [1.5, 2, 3, 4]}, 'org/name: row 0: "id" must be a string, but is 1.5'),
+        (
+            {"question": ["1?", None, "3?", "4?"]},
+            'question "b": "question" must be a string, but is null',
+        ),
+        (
+            {"context": [CONTEXT, None, CONTEXT, ""]},
+            'row 1: "context" must be a string, but is null',
+        ),
         (
             {"answers": [{"text": ["oboe"], "answer_start": []}] * 4},
             "row 0: 1 answer texts but 0 answer starts",

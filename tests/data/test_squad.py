@@ -11,6 +11,7 @@ import pytest
 from qa_lightning.data.squad import read_squad
 from qa_lightning.data.tables import NO_PLACE, ReadReport, require_places
 from qa_lightning.errors import UserError
+from tests.helpers.data import REPOSITORY
 from tests.helpers.squad import CONTEXT, Write, answer, check, question
 
 
@@ -101,6 +102,17 @@ def test_gzipped_or_not_is_the_same(write: Write, tmp_path: Path) -> None:
     packed = tmp_path / "f.json.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert read_squad(packed).questions == read_squad(path).questions
+
+
+@pytest.mark.parametrize(
+    "file", ["int_ids.json", "hub_rows.jsonl", "flat_answers.json", "nulls.json"]
+)
+def test_files_of_other_tools(file: str) -> None:
+    tables = read_squad(REPOSITORY / "tests" / "cases" / file)
+    check(tables)
+    assert tables.questions["labelled"].to_pylist() == [True] * len(tables.questions)
+    ids = ["1", "2"] if file == "int_ids.json" else ["a", "b"][: len(tables.questions)]
+    assert tables.questions["id"].to_pylist() == ids
 
 
 def test_late_answer_starts_are_corrected(write: Write) -> None:
@@ -205,7 +217,7 @@ def test_the_real_data(
     [
         (question("a", answer("cello"), is_impossible=True), 'question "a": "is_impossible" is tr'),
         (question("a", is_impossible="no"), 'question "a": "is_impossible" must be true or false'),
-        (question("a", is_impossible=None), "must be true or false, but is null"),
+        (question("a", is_impossible=0), "must be true or false, but is 0"),
         (question("a", {"text": "Zoë", "answer_start": True}), "must be a whole number, but is tr"),
         (question("a", {"text": "Zoë", "answer_start": 0.0}), "must be a whole number, but is 0.0"),
         (question("a", {"answer_start": 0}), r'question "a", answers\[0\]: the key "text"'),
@@ -213,13 +225,17 @@ def test_the_real_data(
         (question("a", answer("", 0)), "an empty text"),
         (question("a", answer(" ", 3)), "an empty text"),
         (question("a", answer("\ud83d", 3)), "surrogate"),
-        (question("a") | {"answers": {"text": []}}, '"answers" must be a list, but is an object'),
-        (question("a") | {"answers": None}, '"answers" must be a list, but is null'),
+        (question("a") | {"answers": {"texts": []}}, r'qas\[1\]: the key "text" is missing'),
+        (
+            question("a") | {"answers": {"text": ["Zoë"], "answer_start": []}},
+            "1 answer texts but 0",
+        ),
+        (question("a") | {"answers": "Zoë"}, '"answers" must be a list, but is "Zo'),
         (question("a", plausible_answers=[7]), r"plausible_answers\[0\]: expected an object"),
         (question("a") | {"question": "\ud800?"}, r'question "a": "question" holds half'),
         ({"id": "a"}, 'question "a": the key "question" is missing'),
         ({"question": "?"}, r'f\.json: data\[0\]\.paragraphs\[0\]\.qas\[1\]: the key "id"'),
-        (question("a") | {"id": 7}, r'qas\[1\]: "id" must be a string, but is 7'),
+        (question("a") | {"id": 7.0}, r'qas\[1\]: "id" must be a string, but is 7.0'),
         (question("x\udc00"), r'qas\[1\]: "id" holds half of a surrogate pair'),
         ([], r"qas\[1\]: expected an object, found a list"),
         (question("first"), 'question "first": this id appears more than once'),
@@ -229,6 +245,19 @@ def test_bad_questions(write: Write, bad: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         read_squad(write(question("first", answer("cello")), bad))
     assert "f.json: " in str(error.value)
+
+
+def test_a_mistake_that_is_made_often_is_told_once(write: Write) -> None:
+    empty = [question(f"empty{n}", answer("", 0)) for n in range(1380)]
+    with pytest.raises(UserError) as error:
+        read_squad(write(question("first", answer("cello")), *empty))
+    message = str(error.value)
+    assert message.count("an empty text") == 1 and len(message) < 400
+    assert '"empty0", answers[0]: an empty' in message
+    assert (
+        'the same at 1,379 more places, for instance question "empty1", question "empty2"'
+        in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -523,6 +523,17 @@ def test_questions_are_capped(tokenizer: PreTrainedTokenizerFast) -> None:
     assert decoded(windows, 0) == "rome"
 
 
+def test_a_long_question_keeps_both_ends(tokenizer: PreTrainedTokenizerFast) -> None:
+    letters = "a b c d e f g h i j"
+    for most, kept in ((10, letters), (5, "a b c i j"), (2, "a j"), (1, "a")):
+        settings = WindowSettings(window=32, overlap=1, max_question_tokens=most)
+        windows = make_windows(tables(("paris", [(letters, []), ("a", [])])), tokenizer, settings)
+        first = windows.question_ids.values[: windows.question_ids.bounds[1]]
+        assert tokenizer.convert_ids_to_tokens(first.tolist()) == kept.split()
+        assert windows.question_tokens.tolist() == [10, 1]
+        assert windows.cut_questions.tolist() == [most < 10, False]
+
+
 def test_white_space_before_a_question_is_dropped() -> None:
     # A tokenizer that, unlike BERT's, keeps spaces as tokens.
     vocabulary = {"[CLS]": 0, "[SEP]": 1, "[PAD]": 2, " ": 3, "a": 4, "b": 5}

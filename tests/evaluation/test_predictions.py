@@ -34,16 +34,19 @@ def read(folder: Path, name: str) -> dict[str, object]:
     return json.loads((folder / name).read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-def test_predictions_and_odds_keep_the_order_and_obey_the_threshold(tmp_path: Path) -> None:
+def test_the_files_keep_the_order_and_the_answers_obey_the_threshold(tmp_path: Path) -> None:
     write_predictions(tmp_path / "new" / "folder", IDS, CONTEXTS, answers(), threshold=0.0)
     folder = tmp_path / "new" / "folder"
-    predictions, odds = read(folder, "predictions.json"), read(folder, "null_odds.json")
-    assert list(predictions.items()) == [(IDS[0], "Zoë"), (IDS[1], ""), (IDS[2], "")]
+    odds = read(folder, "null_odds.json")
+    given, best = read(folder, "answers.json"), read(folder, "predictions.json")
+    assert list(given.items()) == [(IDS[0], "Zoë"), (IDS[1], ""), (IDS[2], "")]
+    assert list(best.items()) == [(IDS[0], "Zoë"), (IDS[1], "\u2028"), (IDS[2], "")]
     assert list(odds) == IDS
     assert odds[IDS[0]] == -3.0 and odds[IDS[1]] == 0.5
     assert isinstance(odds[IDS[2]], float) and odds[IDS[2]] > 1e30  # no span at all
     write_predictions(folder, IDS, CONTEXTS, answers(), threshold=0.5)
-    assert read(folder, "predictions.json")[IDS[1]] == "\u2028"
+    assert read(folder, "answers.json")[IDS[1]] == "\u2028"
+    assert read(folder, "predictions.json") == best
 
 
 def test_candidates_rank_no_answer_among_the_spans(tmp_path: Path) -> None:

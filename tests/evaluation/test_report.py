@@ -64,7 +64,12 @@ def tables(asked: list[dict[str, Any]], contexts: list[str]) -> tuple[pa.Table, 
     )
 
 
-def by_hand(threshold: float = 0.0, worst: int = 10, rows: list[int] | None = None) -> Report:
+def by_hand(
+    threshold: float = 0.0,
+    worst: int = 10,
+    rows: list[int] | None = None,
+    cut: np.ndarray | None = None,
+) -> Report:
     questions, contexts = tables([asked for asked, *_ in ASKED], [RIVER, LONG, MARKED])
     rows = list(range(len(ASKED))) if rows is None else rows
     spans = np.full((len(rows), 2, 2), NO_SPAN, np.int32)
@@ -76,7 +81,8 @@ def by_hand(threshold: float = 0.0, worst: int = 10, rows: list[int] | None = No
         scores[place, 0] = odds_of(probability)
     answers = Answers(np.array(rows), np.zeros(len(rows), np.float32), spans, scores)
     windows = np.array([ASKED[row][3] for row in rows])
-    return failure_report(questions, contexts, answers, windows, threshold, worst=worst)
+    parts = (questions, contexts, answers, windows, threshold)
+    return failure_report(*parts, cut=cut, worst=worst)
 
 
 def figures(report: Report, name: str) -> dict[str, tuple[float, ...]]:
@@ -127,6 +133,14 @@ def test_breakdowns_by_hand_in_their_order() -> None:
         assert list(figures(report, name)) == list(groups)
         for group, values in groups.items():
             assert figures(report, name)[group] == pytest.approx(values), (name, group)
+
+
+def test_questions_that_were_cut_have_figures_of_their_own() -> None:
+    assert "cut_questions" not in by_hand().breakdowns
+    assert "cut_questions" not in by_hand(cut=np.zeros(8, bool)).breakdowns
+    report = by_hand(cut=np.arange(8) < 4)  # two of these are right, one is not answered
+    assert figures(report, "cut_questions") == {"cut": (4, 50.0, 50.0, 25.0)}
+    assert "## Questions longer than the model reads" in report.to_markdown()
 
 
 def test_f1_counts_part_of_an_answer() -> None:

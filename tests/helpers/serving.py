@@ -63,6 +63,7 @@ class LastWord:
             null_odds=-3.0,
             threshold=threshold,
             candidates=found,
+            question_tokens_cut=max(len(question.split()) - 20, 0),
         )
 
 

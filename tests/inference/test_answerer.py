@@ -29,7 +29,7 @@ class Trained:
     contexts: list[str]
     questions: list[str]
     ids: list[str]
-    predictions: dict[str, str]
+    given: dict[str, str]
     null_odds: dict[str, float]
     n_best: dict[str, list[dict[str, Any]]]
 
@@ -67,7 +67,7 @@ def trained(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
         [qa["id"] for _, qa in each],
         *(
             json.loads((output / f"{name}.json").read_text())
-            for name in ("predictions", "null_odds", "nbest_predictions")
+            for name in ("answers", "null_odds", "nbest_predictions")
         ),
     )
 
@@ -80,7 +80,7 @@ def answerer_of(model: Path, **options: Any) -> Answerer:
 def test_answers_are_those_of_predict(trained: Trained, place: str) -> None:
     answers = answerer_of(trained.run / place)(trained.questions, trained.contexts, top_k=20)
     assert dict(zip(trained.ids, (answer.text for answer in answers), strict=True)) == (
-        trained.predictions
+        trained.given
     )
     for name, answer, context in zip(trained.ids, answers, trained.contexts, strict=True):
         assert answer.null_odds == trained.null_odds[name]

@@ -98,6 +98,13 @@ def test_no_answer_is_said_and_nothing_is_marked(page: Page) -> None:
     assert page.text("#reader").startswith("The raft")
 
 
+def test_a_question_that_was_cut_is_told(page: Page) -> None:
+    ask(page, TEXT, "please " * 20 + "is it from Callao?")
+    assert page.text("#cut") == "The question is long: 4 tokens in its middle were not read."
+    ask(page, TEXT, "Is it from Callao?")
+    assert not page.visible("#cut")
+
+
 def test_a_text_that_is_too_long_is_refused_with_a_message(page: Page) -> None:
     ask(page, "x" * 201, "Is it x?")
     assert page.text("#error") == (

@@ -96,21 +96,25 @@ def test_the_written_files_score_exactly_as_logged(
     tuned: Tuned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = tuned.run / "checkpoints" / "best.ckpt"
-    figures, run = validate(tuned, tmp_path, "--ckpt_path", checkpoint)
-    assert score.run([str(tuned.labelled), str(run / "predictions.json")]) == 0
+    _, run = validate(tuned, tmp_path / "tuned", "--ckpt_path", checkpoint)
+    median = sorted(json.loads((run / "null_odds.json").read_text()).values())[16]
+    threshold = ("--model.null_threshold", median)  # about half of the questions are answered
+    figures, run = validate(tuned, tmp_path, "--ckpt_path", checkpoint, *threshold)
+    assert score.run([str(tuned.labelled), str(run / "answers.json")]) == 0
     official = json.loads(capsys.readouterr().out)
     assert official == {name: figures[name] for name in official}
-    # With the best non-null texts instead, the sweep comes out the same too.
-    best = {
-        name: next((one["text"] for one in found if one["text"]), "")
-        for name, found in json.loads((run / "nbest_predictions.json").read_text()).items()
-    }
-    (tmp_path / "best.json").write_text(json.dumps(best))
-    odds = ["-n", str(run / "null_odds.json"), "-t", str(figures["null_threshold"])]
-    assert score.run([str(tuned.labelled), str(tmp_path / "best.json"), *odds]) == 0
+    # As the documentation says, and as the official script has it, with the sweep.
+    predictions = run / "predictions.json"
+    odds = ["--na-prob-file", str(run / "null_odds.json")]
+    odds += ["--na-prob-thresh", str(figures["null_threshold"])]
+    assert score.run([str(tuned.labelled), str(predictions), *odds]) == 0
     swept = json.loads(capsys.readouterr().out)
-    assert "best_f1_thresh" in swept and "pr_oracle_ap" in swept
+    assert {"best_f1_thresh", "pr_exact_ap", "pr_f1_ap", "pr_oracle_ap"} <= set(swept)
     assert swept == {name: figures[name] for name in swept}
+    # A question left unanswered keeps its best text there, or the sweep could not reach it.
+    given, best = (json.loads((run / name).read_text()) for name in ("answers.json", predictions))
+    assert "" in given.values() and "" not in best.values()
+    assert all(text in ("", best[name]) for name, text in given.items())
 
 
 def test_validate_reports_where_the_model_fails(tuned: Tuned, tmp_path: Path) -> None:

@@ -496,6 +496,14 @@ class TestCollapse:
         assert not self.warned(module, monkeypatch, no_answer_rate=50.0, **BOTH)
         assert not self.warned(module, monkeypatch, True, no_answer_rate=100.0, **BOTH)
         assert not self.warned(module, monkeypatch, no_answer_rate=0.0, HasAns_total=10)
+        assert not self.warned(module, monkeypatch, no_answer_rate=100.0, NoAns_total=10)
+        assert not self.warned(module, monkeypatch, no_answer_rate=100.0, HasAns_total=1)
+
+    def test_without_unanswerable_questions_it_is_warned_of_too(
+        self, module: QuestionAnsweringModule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (warning,) = self.warned(module, monkeypatch, no_answer_rate=100.0, HasAns_total=10)
+        assert "weigh less (--model.unanswerable_share)" in warning
 
 
 def test_without_a_datamodule_it_says_so(module: QuestionAnsweringModule, tmp_path: Path) -> None:

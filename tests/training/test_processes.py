@@ -56,7 +56,14 @@ def test_several_processes_train_save_and_score_as_one(
         together = call_outside("validate", *scored, *shared, "--trainer.default_root_dir", folder)
         assert together.returncode == 0, together.stderr
         assert scalars(results_of(folder)) == scores
-        for name in ("predictions", "nbest_predictions", "null_odds", "scores", "report"):
+        for name in (
+            "answers",
+            "predictions",
+            "nbest_predictions",
+            "null_odds",
+            "scores",
+            "report",
+        ):
             ours, one = (results_of(place) / f"{name}.json" for place in (folder, tmp_path / "1"))
             assert ours.read_bytes() == one.read_bytes(), name
 

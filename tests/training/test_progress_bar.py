@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from rich.console import Console
 
 from qa_lightning.training.progress_bar import FileBar, TerminalBar, progress_bar, shown
+from qa_lightning.training.resume import LastCheckpoint
+from tests.helpers.stopping import Crash, StopAt
+from tests.helpers.trainer import make_parts, make_trainer
 
 METRICS = {
     "windows/s": 1230.0,
@@ -76,3 +80,63 @@ def test_it_fits_on_a_line_of_a_hundred_characters(
     assert re.search(r"2/2 \d:\d\d:\d\d left loss: [\d.]+  EM: [\d.]+  F1: [\d.]+", line), line
     assert len("Epoch" + line) + len("  windows/s: 12300") <= 100
     assert "v_num" not in line
+
+
+@pytest.mark.parametrize("kind", [TerminalBar, FileBar])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_end"])
+def test_a_resumed_epoch_is_shown_where_it_stands(
+    kind: Any,
+    hook: str,
+    tiny_encoder: Path,
+    squad_files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stopped between batches, and in a validation between batches, which is resumed first."""
+    files = {**squad_files, "val": squad_files["train"]}
+    more = {"limit_val_batches": 1, "val_check_interval": 3, "enable_progress_bar": True}
+    total = 16  # 64 windows, four in a batch
+    number = total + 4 if hook == "on_train_batch_start" else total // 3 + 1
+    stopping = [StopAt(hook, number, "crash"), LastCheckpoint(1)]
+    with pytest.raises(Crash):
+        fit(tiny_encoder, files, tmp_path, kind(), *stopping, **more)
+    capsys.readouterr()
+
+    bar, seen = kind(), []
+
+    class Probe(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            if kind is TerminalBar:
+                task = bar.train_progress_bar
+                seen.append((index, task.description.strip(), task.completed, task.total))
+                assert task.speed is None  # what was done before does not count
+            else:
+                tqdm = bar.train_progress_bar
+                seen.append((index, tqdm.desc.rstrip(": "), tqdm.n, tqdm.total))
+                assert tqdm.initial == 3
+            raise Crash
+
+    with pytest.raises(Crash):
+        fit(tiny_encoder, files, tmp_path, bar, Probe(), LastCheckpoint(1), resume=True, **more)
+    name = "Epoch 1/1" if kind is TerminalBar else "Epoch 1"
+    ((index, description, done, of),) = seen
+    assert (index, done, of) == (3, 3, total)
+    assert name in description
+    assert "Training:" not in capsys.readouterr().out.partition("Epoch 1")[2]
+
+
+def fit(
+    encoder: Path,
+    files: dict[str, Path],
+    folder: Path,
+    *callbacks: Callback,
+    resume: bool = False,
+    **more: Any,
+) -> None:
+    parts = make_parts(encoder, files)
+    trainer = make_trainer(folder, *callbacks, **more)
+    trainer.fit(
+        *parts,
+        ckpt_path=folder / "checkpoints" / "last.ckpt" if resume else None,
+        weights_only=False,
+    )

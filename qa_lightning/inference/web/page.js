@@ -102,6 +102,9 @@ function showAnswer(reply) {
   $("figures").textContent =
     `Null odds ${reply.null_odds.toFixed(2)}; above ${reply.threshold.toFixed(2)}, ` +
     "there is no answer.";
+  $("cut").textContent =
+    `The question is long: ${reply.question_tokens_cut} tokens in its middle were not read.`;
+  $("cut").hidden = !reply.question_tokens_cut;
   $("result").hidden = false;
 }
 
