@@ -22,7 +22,7 @@ from qa_lightning.data.window_settings import WindowSettings
 from qa_lightning.data.windows import Windows
 from qa_lightning.errors import UserError
 
-FORMAT = 6
+FORMAT = 7
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 _FIELDS = {field.name: field.type for field in fields(Windows)}
