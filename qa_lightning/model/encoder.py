@@ -58,6 +58,12 @@ _NOT_OF_THE_ARCHITECTURE = {
     NULL_THRESHOLD,
 }
 
+# Layers that a checkpoint may hold besides the encoder and a question-answering head: the heads of
+# other tasks.
+_OTHER_HEADS = """pooler cls classifier pre_classifier sop_classifier score decoder head lm_head
+predictions lm_predictions mask_predictions discriminator_predictions generator_predictions
+generator_lm_head vocab_transform vocab_layer_norm vocab_projector""".split()
+
 _ATTENTION_DROPOUT = re.compile(r"att\w*_dropout(_prob)?$")
 
 _POSITIONS_BEHIND_PADDING = ("roberta", "camembert", "xlm-roberta", "longformer", "mpnet")
@@ -96,20 +102,20 @@ def load_encoder(
     source = read_config(folder)
     kind = source.get("model_type")
     file = _weight_file(folder, sha256)
-    if as_distilbert and kind != "distilbert":
+    moved = as_distilbert and kind != "distilbert"
+    if moved:
         if kind != "bert":
             raise UserError(
                 f"{where}: --model.as_distilbert is for BERT-shaped models, not for {kind!r}"
             )
         config = distilbert_config(source, where)
     else:
-        known = (
-            DISTILBERT_KEYS if kind == "distilbert" else source.keys() - _NOT_OF_THE_ARCHITECTURE
-        )
+        own = source.keys() - _NOT_OF_THE_ARCHITECTURE
+        known = DISTILBERT_KEYS if kind == "distilbert" else own
         config = {key: value for key, value in source.items() if key in known}
     model = build_encoder(config, where, dropout=dropout, attention_dropout=attention_dropout)
-    weights = _read_weights(file, "bert" if as_distilbert else model.base_model_prefix)
-    if as_distilbert and kind == "bert":
+    weights = _read_weights(file, "bert" if moved else model.base_model_prefix)
+    if moved:
         weights = distilbert_weights(weights, str(file))
     _load_weights(model, weights, file, pretrained if trained else None)
     if kind not in SUPPORTED:
@@ -150,7 +156,8 @@ def build_encoder(
     try:
         checked = CONFIG_MAPPING[kind](**values)
         if checked.num_hidden_layers < 1:  # transformers builds a model that reads no context
-            raise ValueError("it has no layers, there must be at least 1")
+            name = checked.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+            raise ValueError(f"{name} is {checked.num_hidden_layers}, it must be at least 1")
         if getattr(checked, "is_decoder", False):
             raise ValueError("is_decoder is true: it does not see the text behind a token")
         _set_dropout(checked, dropout, attention_dropout)
@@ -310,22 +317,23 @@ def _read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
 def _load_weights(
     model: PreTrainedModel, weights: Mapping[str, Tensor], path: Path, trained: str | None
 ) -> None:
-    """Fill the model; only its head may be missing, and no weight of the encoder be left over.
+    """Fill the model; only layers of its head may be missing, and no weight be left over.
 
     Heads of other tasks are left out, and so are position numbers, which older versions of
     transformers saved as a tensor. `trained` is the name of a source whose head must be there.
     """
     prefix = f"{model.base_model_prefix}."
     wanted, found, left_over = model.state_dict(), {}, []
-    parts = {name.removeprefix(prefix).split(".")[0] for name in wanted if name.startswith(prefix)}
     for name, tensor in weights.items():
         full = next((each for each in (prefix + name, name) if each in wanted), None)
         if full is not None:
             found[full] = tensor
-        elif name.split(".")[0] in parts and not name.endswith("position_ids"):
+        elif name.split(".")[0] not in _OTHER_HEADS and not name.endswith("position_ids"):
             left_over.append(name)
     head = {name: value for name, value in wanted.items() if not name.startswith(prefix)}
-    missing = head.keys() - found.keys()
+    # Half of a layer is not made up.
+    whole = {name.split(".")[0] for name in head} - {name.split(".")[0] for name in found}
+    missing = [name for name in head if name.split(".")[0] in whole]
     if trained is not None and missing:
         raise UserError(
             f"{path} has no question-answering head: this model was not trained to answer. "

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qa_lightning.errors import UserError
 from qa_lightning.model.encoder import max_positions
@@ -71,7 +71,7 @@ def restore_tokenizer(files: Mapping[str, str]) -> FastTokenizer:
 def check_vocabulary(model: PreTrainedModel, tokenizer: FastTokenizer) -> None:
     """Raise UserError when the tokenizer has ids for which the model has no embedding."""
     ids = max(tokenizer.get_vocab().values()) + 1
-    rows = model.get_input_embeddings().num_embeddings
+    rows: Any = model.get_input_embeddings().num_embeddings
     if ids > rows:
         raise UserError(
             f"The tokenizer has ids up to {ids - 1}, but the model has embeddings for {rows} "

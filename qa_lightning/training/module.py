@@ -199,8 +199,8 @@ class QuestionAnsweringModule(LightningModule):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
         packing: Packing | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Start and end logits, see `padded_logits`.
 
@@ -267,7 +267,7 @@ class QuestionAnsweringModule(LightningModule):
         less in a large batch than in a small one; so all weigh the same, also where gradients of
         several batches or processes are averaged. What is logged is the mean over the batch.
         """
-        logits = self(batch.input_ids, batch.attention_mask, batch.token_type_ids, batch.packing)
+        logits = self(batch.input_ids, batch.attention_mask, batch.packing, batch.token_type_ids)
         losses = window_losses(logits, batch.label_start, batch.label_end)
         answered, unanswered = self._class_weights
         if answered != unanswered:
@@ -291,7 +291,7 @@ class QuestionAnsweringModule(LightningModule):
         """Keep the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
-        logits = self(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        logits = self(batch.input_ids, batch.attention_mask, None, batch.token_type_ids)
         null, spans, scores = spans_of_windows(
             logits,
             batch.offsets,

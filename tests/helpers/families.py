@@ -124,6 +124,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
         {"embedding_size": 16},
         lambda: transformers.AlbertTokenizer(vocab=_unigram(*_SPECIALS)),
     ),
+    "big_bird": (
+        "BigBird",
+        {"attention_type": "original_full"},
+        lambda: transformers.BigBirdTokenizer(
+            vocab=_unigram("<pad>", "</s>", "<s>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+        ),
+    ),
     "deberta-v2": (
         "DebertaV2",
         {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0},

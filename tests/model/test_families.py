@@ -21,7 +21,7 @@ from qa_lightning.model.logits import PACKING, packed_logits, padded_logits, pre
 from qa_lightning.model.tokenizer import load_tokenizer, restore_tokenizer, tokenizer_files
 from tests.helpers.families import FAMILIES, save_family
 
-SETTINGS = WindowSettings(128, 8, 16)
+SETTINGS = WindowSettings(300, 8, 64)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
