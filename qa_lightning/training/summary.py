@@ -37,7 +37,7 @@ def best_model_summary(figures: Mapping[str, float], best: Path, run: Path) -> s
         lines += lines_by_threshold(figures, "val")
     lines += [
         f"  checkpoint      {best}",
-        f"  model           {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  model           {run / MODEL}   (AutoModelForQuestionAnswering.from_pretrained)",
         f"  learning curve  {run / LEARNING_CURVE}",
         f"  TensorBoard     tensorboard --logdir {run.parent}",
     ]

@@ -178,7 +178,7 @@ def save_family(family: str, folder: Path, *, head: bool = True, seed: int = 0) 
     config = getattr(transformers, f"{name}Config")(
         **sizes
         | more
-        | {"vocab_size": len(tokenizer), "initializer_range": 0.5}
+        | {"vocab_size": max(tokenizer.get_vocab().values()) + 1, "initializer_range": 0.5}
         | {
             f"{key}_token_id": getattr(tokenizer, f"{key}_token_id")
             for key in ("pad", "bos", "eos")
