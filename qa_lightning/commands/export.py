@@ -49,7 +49,7 @@ def _parser() -> CommandParser:
         "model",
         metavar="MODEL",
         help="a run's folder (the model card says most of that), a checkpoint, an exported folder, "
-        "or the name of a DistilBERT question-answering model on the hub",
+        "or the name of a question-answering model on the hub",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     parser.add_argument(

@@ -69,7 +69,7 @@ def add_model_options(parser: ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         help="a run's folder, a checkpoint, an exported folder, its model.onnx, or the name of a "
-        "DistilBERT question-answering model on the hub",
+        "question-answering model on the hub",
     )
     parser.add_argument(
         "--threshold",

@@ -29,6 +29,7 @@ from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
 from qa_lightning.model.checkpoint import read_checkpoint
+from qa_lightning.model.encoder import layer_sizes
 from qa_lightning.model.hardware import keep_freed_memory, unusable_gpu
 from qa_lightning.model.precision import choose_precision
 from qa_lightning.model.run_folder import CHECKPOINTS, CONFIG, LAST
@@ -285,9 +286,8 @@ class QuestionAnsweringCLI(LightningCLI):
         if precision is None and int(os.environ.get("LOCAL_RANK", 0)) > 0:
             precision = os.environ.get(CHOSEN_PRECISION)
         if precision is None:
-            sizes: Any = self.model.encoder.config
-            choice = choose_precision(trainer["accelerator"], sizes.dim, sizes.hidden_dim)
-            precision, reason = choice
+            sizes = layer_sizes(self.model.encoder.config)
+            precision, reason = choose_precision(trainer["accelerator"], *sizes)
             os.environ[CHOSEN_PRECISION] = precision
         rank_zero_info(f"precision: {precision} ({reason})")
         return str(precision)

@@ -57,6 +57,7 @@ class Batch(NamedTuple):
     word_starts: Tensor | None
     size: BatchSize
     packing: Packing | None = None  # None when padding is computed too
+    token_type_ids: Tensor | None = None  # int64 `[windows, tokens]`; None if the model has none
 
 
 @dataclass(eq=False, repr=False)
@@ -97,7 +98,7 @@ class WindowDataset(Dataset[Batch]):
             packing = _pack(length, width, windows.settings.window, self.row_tokens)
         if packing is not None or (length != width).any():
             mask = torch.from_numpy(np.arange(width) < length[:, None])
-        input_ids, to_context, from_context = self._token_ids(rows, length, width)
+        input_ids, types, to_context, from_context = self._token_ids(rows, length, width)
         offsets = word_starts = None
         if self.with_offsets:
             offsets, word_starts = self._offsets(to_context, from_context, input_ids.shape)
@@ -117,37 +118,52 @@ class WindowDataset(Dataset[Batch]):
                 attention_pairs=int((length * length).sum()),
             ),
             packing=packing,
+            token_type_ids=None if types is None else torch.from_numpy(types),
         )
 
     def _token_ids(
         self, rows: np.ndarray, length: np.ndarray, width: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
         """Token ids `[windows, width]` of window rows.
 
         Returns:
-            The ids, where the context's tokens are in them once flat, and where these come from in
-            the flat arrays of all contexts.
+            The ids, their token types, if there are any, where the context's tokens are in the ids
+            once flat, and where these come from in the flat arrays of all contexts.
         """
         windows = self.windows
         question, context = windows.question[rows], windows.context[rows]
         question_length = windows.question_ids.lengths[question]
         context_length = windows.context_length[rows].astype(np.int64)
-        question_column, context_column = np.ones_like(context_length), 2 + question_length
-        if windows.settings.context_first:
-            question_column, context_column = 2 + context_length, question_column
+        layout = windows.layout
+        context_first = windows.settings.context_first
+        first_length = context_length if context_first else question_length
+        first = np.full_like(first_length, len(layout.before))
+        between = first + first_length
+        second = between + len(layout.between)
+        after = length - len(layout.after)
+        question_column, context_column = (second, first) if context_first else (first, second)
         to_question = _positions(question_column, question_length, width)
         from_question = _ranges(windows.question_ids.bounds[question], question_length)
         to_context = _positions(context_column, context_length, width)
         context_begin = windows.context_ids.bounds[context] + windows.context_start[rows]
         from_context = _ranges(context_begin, context_length)
-        ids = np.full((len(rows), width), windows.special.pad, dtype=np.int64)
-        ids[:, 0] = windows.special.cls
-        separator = np.maximum(question_column, context_column) - 1  # between the two
-        ids[np.arange(len(rows)), separator] = windows.special.sep
-        ids[np.arange(len(rows)), length - 1] = windows.special.sep
+        ids = np.full((len(rows), width), layout.pad, dtype=np.int64)
+        each = np.arange(len(rows))
+        for column, special in (
+            (0, layout.before),
+            (between, layout.between),
+            (after, layout.after),
+        ):
+            for nth, token in enumerate(special):
+                ids[each, column + nth] = token
         ids.ravel()[to_question] = windows.question_ids.values[from_question]
         ids.ravel()[to_context] = windows.context_ids.values[from_context]
-        return ids, to_context, from_context
+        types = None
+        if layout.types is not None:
+            ends = np.stack([first, between, second, after, length], 1)
+            part = (np.arange(width)[:, None] >= ends[:, None]).sum(2)
+            types = np.array(layout.types, np.int64)[part]
+        return ids, types, to_context, from_context
 
     def _offsets(
         self, to_context: np.ndarray, from_context: np.ndarray, shape: tuple[int, ...]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import string
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -39,18 +43,26 @@ def tokenise_contexts(
     The names are context_ids, char_starts, char_ends and word_starts.
     """
     columns, lengths = [], []
+    # Other tokenizers than BERT's count the space before a word to it, and marks behind it too.
+    backend = tokenizer.backend_tokenizer
+    as_bert = isinstance(backend.pre_tokenizer, BertPreTokenizer)
     for at in range(0, len(texts), TOKENISE_AT_ONCE):
         batch = texts[at : at + TOKENISE_AT_ONCE]
-        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+        encodings = backend.encode_batch(batch, add_special_tokens=False)
         length = np.array([len(encoding) for encoding in encodings])
         offsets = _flat(chain.from_iterable(encoding.offsets for encoding in encodings))
+        characters, starts, ends = Characters(batch, length), offsets[::2], offsets[1::2]
+        if not as_bert:
+            starts, ends = characters.without_leading_spaces(starts, ends)
+        ends = characters.with_dropped(starts, ends)
         word = np.array(list(chain.from_iterable(e.word_ids for e in encodings)), np.float32)
         begins = np.ones(len(word), np.uint8)
         begins[1:] = word[1:] != word[:-1]  # None became nan: a new word
         begins[(np.cumsum(length) - length)[length > 0]] = 1
+        if not as_bert:
+            begins = characters.begin_words(starts, ends)
         ids = _flat(encoding.ids for encoding in encodings)
-        ends = _with_dropped_characters(batch, length, offsets[::2], offsets[1::2])
-        columns.append((ids, offsets[::2], ends, begins))
+        columns.append((ids, starts, ends, begins))
         lengths.append(length)
         progress(len(batch))
     bounds = _bounds(lengths)
@@ -59,34 +71,77 @@ def tokenise_contexts(
     return dict(zip(names, whole, strict=True))
 
 
-def _with_dropped_characters(
-    texts: Sequence[str], length: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> np.ndarray:
-    """Ends of tokens, taking in the characters behind them that the tokenizer dropped.
+class Characters:
+    """The characters of texts one behind the other, and their tokens.
 
-    A tokenizer that strips accents drops combining marks (and vowel signs of Devanagari or Thai,
-    variation selectors, control characters), so that no token covers them, although the answer ends
-    with them. They belong to the token before them, up to the next token or white space.
-
-    Args:
-        texts: Texts one after the other.
-        length: Number of tokens of each.
-        starts: First character of every token in its text, int32 `[tokens]`.
-        ends: One past its last, likewise.
+    Starts and ends of tokens, int32 `[tokens]`, count in the token's own text.
     """
-    whole = "".join(texts)
-    size = np.array([len(text) for text in texts])
-    shift = np.repeat(np.cumsum(size) - size, length)
-    stop = np.append(starts[1:] + shift[1:], len(whole))
-    last = np.cumsum(length)[length > 0] - 1
-    stop[last] = np.cumsum(size)[length > 0]
-    characters = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
-    spaces = np.flatnonzero(np.isin(characters, _SPACES))
-    first_space = np.append(spaces, len(whole))[np.searchsorted(spaces, ends + shift)]
-    return np.maximum(np.minimum(stop, first_space) - shift, ends).astype(np.int32)
+
+    def __init__(self, texts: Sequence[str], length: np.ndarray) -> None:
+        """Join the texts; `length` is the number of tokens of each."""
+        whole = "".join(texts)
+        size = np.array([len(text) for text in texts])
+        self._codes = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
+        self._shift = np.repeat(np.cumsum(size) - size, length)  # of every token's text
+        self._text_end = np.repeat(np.cumsum(size), length)
+        self._is_space = np.isin(self._codes, _SPACES)
+
+    def without_leading_spaces(
+        self, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and ends without the space before a word, which some tokenizers count to it.
+
+        A token of white space alone becomes empty, and so does one that stands for the space but
+        was given the first letter of the word behind it.
+        """
+        letters = np.append(np.flatnonzero(~self._is_space), len(self._codes))
+        first = letters[np.searchsorted(letters, starts + self._shift)] - self._shift
+        starts = np.minimum(first, ends).astype(np.int32)
+        for_space = self._same_start(starts)
+        for_space[:-1] &= ends[:-1] < ends[1:]
+        return starts, np.where(for_space, starts, ends).astype(np.int32)
+
+    def _same_start(self, starts: np.ndarray) -> np.ndarray:
+        """Whether the next token has the same start, bool `[tokens]`."""
+        at = starts + self._shift
+        return np.append(at[:-1] == at[1:], False) & (starts + self._shift < self._text_end)
+
+    def with_dropped(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Ends of tokens, taking in the characters behind them that the tokenizer dropped.
+
+        A tokenizer that strips accents drops combining marks (and vowel signs of Devanagari or
+        Thai, variation selectors, control characters), so that no token covers them, although the
+        answer ends with them. They belong to the token before, up to the next one or white space.
+        """
+        following = np.append(starts[1:] + self._shift[1:], len(self._codes))
+        stop = np.minimum(following, self._text_end)
+        spaces = np.append(np.flatnonzero(self._is_space), len(self._codes))
+        first_space = spaces[np.searchsorted(spaces, ends + self._shift)]
+        return np.maximum(np.minimum(stop, first_space) - self._shift, ends).astype(np.int32)
+
+    def begin_words(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Whether a token begins a word, uint8: as BERT has words, at a space or a mark."""
+        if not len(self._codes):
+            return np.ones_like(starts, np.uint8)
+        at = np.minimum(starts + self._shift, len(self._codes) - 1)
+        before = np.maximum(at - 1, 0)
+        marks = _punctuation()[self._codes]
+        begins = (starts == 0) | marks[at] | marks[before] | self._is_space[before]
+        # Of several tokens that are bytes of one character, the first one begins the word.
+        begins[1:] &= ~(self._same_start(starts) & (ends > starts))[:-1]
+        return begins.astype(np.uint8)
 
 
 _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], np.uint32)
+
+
+@cache
+def _punctuation() -> np.ndarray:
+    """Whether each code point is a punctuation mark or an ASCII symbol, bool."""
+    marks = (unicodedata.category(chr(code)).startswith("P") for code in range(0x110000))
+    table = np.fromiter(marks, bool, 0x110000)
+    table[[ord(mark) for mark in string.punctuation]] = True
+    return table
 
 
 def tokenise_questions(

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from qa_lightning.data.files import atomic_folder
+from qa_lightning.data.pair import PairLayout
 from qa_lightning.data.tables import ReadReport
 from qa_lightning.data.tokens import Ragged
 from qa_lightning.data.window_settings import WindowSettings
-from qa_lightning.data.windows import Special, Windows
+from qa_lightning.data.windows import Windows
 from qa_lightning.errors import UserError
 
-FORMAT = 6
+FORMAT = 7
 """Version of what the cache holds: raise it whenever windows come out differently."""
 
 _FIELDS = {field.name: field.type for field in fields(Windows)}
@@ -57,11 +58,9 @@ def open_windows(folder: Path) -> Windows:
     """
     try:
         found: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
-        found["special"] = Special(**found["special"])
+        found["layout"] = PairLayout(**_with_tuples(found["layout"]))
         found["settings"] = WindowSettings(**found["settings"])
-        report: dict[str, Any] = found["report"]
-        ids = {key: tuple(value) for key, value in report.items() if isinstance(value, list)}
-        found["report"] = ReadReport(**report | ids)
+        found["report"] = ReadReport(**_with_tuples(found["report"]))
         for name, kind in _FIELDS.items():
             if kind == "pa.Table":
                 mapped = pa.memory_map(str(folder / f"{name}.arrow"))
@@ -75,6 +74,10 @@ def open_windows(folder: Path) -> Windows:
         raise UserError(
             f"the cached windows in {folder} cannot be read ({error}); remove that folder"
         ) from error
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 def _mapped(path: Path) -> np.ndarray:

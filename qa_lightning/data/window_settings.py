@@ -6,7 +6,7 @@ from typing import Literal
 from qa_lightning.errors import UserError
 
 SPECIAL_TOKENS = 3
-"""[CLS] and two [SEP]: the tokens of a window that belong to neither question nor context."""
+"""[CLS] and two [SEP]; some tokenizers have more tokens of neither question nor context."""
 
 MAX_ANSWER_TOKENS = 30
 """Tokens of an answer at most, unless a model's settings say otherwise."""
@@ -49,11 +49,15 @@ class WindowSettings:
             raise UserError(
                 f'answer_boundaries must be "word" or "token", not "{self.answer_boundaries}"'
             )
-        room = self.window - self.max_question_tokens - SPECIAL_TOKENS
+        self.check_room(SPECIAL_TOKENS)
+
+    def check_room(self, special: int) -> None:
+        """Refuse sizes that leave no room to advance beside so many special tokens."""
+        room = self.window - self.max_question_tokens - special
         if self.overlap >= room:
             raise UserError(
                 f"windows cannot advance: window {self.window} less a question of up to "
-                f"{self.max_question_tokens} tokens and {SPECIAL_TOKENS} special ones leaves "
+                f"{self.max_question_tokens} tokens and {special} special ones leaves "
                 f"{room} tokens for context, and the overlap is {self.overlap}. Make "
                 f"--data.window larger, or --data.overlap smaller than {max(room, 0)}"
             )

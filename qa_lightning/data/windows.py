@@ -5,7 +5,8 @@ which part of the context's tokens, and the label. The token ids of a window are
 those arrays when a batch is made, so a context that seven questions share is stored once, and no
 step here loops over tokens in Python.
 
-A window reads ``[CLS] question [SEP] piece of context [SEP]`` (or context first). Consecutive
+A window reads ``[CLS] question [SEP] piece of context [SEP]`` (or context first), with the special
+tokens of the tokenizer's own pairs. Consecutive
 windows of a question share ``overlap`` context tokens (fast tokenizers call this number `stride`).
 """
 
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qa_lightning.data.pair import PairLayout
 from qa_lightning.data.tables import NO_PLACE, ReadReport, SquadTables
 from qa_lightning.data.tokens import (
     Progress,
@@ -27,7 +29,7 @@ from qa_lightning.data.tokens import (
     tokenise_questions,
     tokens_of_characters,
 )
-from qa_lightning.data.window_settings import SPECIAL_TOKENS, WindowSettings
+from qa_lightning.data.window_settings import WindowSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,20 +45,6 @@ def no_answer_share(label_start: np.ndarray) -> float:
     """Share of the windows with these labels that hold no answer, 0 to 1; unknown ones left out."""
     labelled = int((label_start != IGNORED).sum())
     return int((label_start == NO_ANSWER_HERE).sum()) / max(labelled, 1)
-
-
-@dataclass(frozen=True)
-class Special:
-    """The three special token ids that a window needs."""
-
-    cls: int
-    sep: int
-    pad: int
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Special:
-        """Read them from a tokenizer."""
-        return cls(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ class Windows:
     context_length: np.ndarray  # how many context tokens it holds
     label_start: np.ndarray  # position of the answer's first token, or NO_ANSWER_HERE or IGNORED
     label_end: np.ndarray  # the same for the answer's last token (inclusive)
-    special: Special
+    layout: PairLayout
     settings: WindowSettings  # what they were made with
     report: ReadReport  # on the tables that they were made from
     untokenizable_answers: int = 0  # answers without a token (white space, control characters)
@@ -91,7 +79,7 @@ class Windows:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of every window, special ones included, int32 `[windows]`."""
-        lengths = self.context_length + self.question_ids.lengths[self.question] + SPECIAL_TOKENS
+        lengths = self.context_length + self.question_ids.lengths[self.question] + self.layout.size
         return lengths.astype(np.int32)
 
     def __len__(self) -> int:
@@ -123,11 +111,15 @@ def make_windows(
     spans = targets.first_char, targets.end_char
     first, last = tokens_of_characters(tokens["char_starts"], tokens["char_ends"], context, *spans)
     question_length = question_ids.lengths[targets.question]
-    capacity = settings.window - SPECIAL_TOKENS - question_length
+    layout = PairLayout.of(tokenizer)
+    settings.check_room(layout.size)
+    capacity = settings.window - layout.size - question_length
     target, start, length = _split(tokens["context_ids"].lengths[context], capacity, settings)
     tokenless = first > last
     inside = ~tokenless[target] & (first[target] >= start) & (last[target] < start + length)
-    lead = 1 if settings.context_first else 2 + question_length[target]
+    lead: Any = len(layout.before)
+    if not settings.context_first:
+        lead = lead + question_length[target] + len(layout.between)
     ignored = ~targets.labelled | (targets.has_answer & (~targets.placed | tokenless))
     if settings.first_window_only:  # where the answer stands is known, but it was cut away
         ignored |= targets.has_answer
@@ -149,7 +141,7 @@ def make_windows(
         context_length=length.astype(np.int32),
         label_start=np.where(inside, first[target] - start + lead, outside).astype(np.int32),
         label_end=np.where(inside, last[target] - start + lead, outside).astype(np.int32),
-        special=Special.of(tokenizer),
+        layout=layout,
         settings=settings,
         report=tables.report,
         untokenizable_answers=int((targets.placed & tokenless).sum()),

@@ -85,7 +85,7 @@ def word_boundaries(offsets: Tensor, word_starts: Tensor) -> tuple[Tensor, Tenso
     `offsets` and `word_starts` are those of a `Batch`. A window's piece of context may begin inside
     a word; its first token is a legal start all the same.
     """
-    context = offsets[..., 0] >= 0
+    context = (offsets[..., 0] >= 0) & (offsets[..., 1] > offsets[..., 0])  # no white space alone
     before, after = pad(context, (1, 0))[:, :-1], pad(context, (0, 1))[:, 1:]
     next_starts = pad(word_starts, (0, 1))[:, 1:]
     return context & (word_starts | ~before), context & (next_starts | ~after)

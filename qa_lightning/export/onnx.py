@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.sampler import WindowSampler
-from qa_lightning.model.logits import Logits, padded_logits
+from qa_lightning.model.encoder import max_positions
+from qa_lightning.model.logits import Logits, has_token_types, padded_logits
 from qa_lightning.model.onnx_session import INPUTS, OUTPUTS, check_installed
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForQuestionAnswering
+    from transformers import PreTrainedModel
 
     from qa_lightning.data.windows import Windows
 
@@ -42,16 +43,18 @@ def _quiet() -> Iterator[None]:
 class _Graph(nn.Module):
     """A model as ONNX has it: tensors in, tensors out."""
 
-    def __init__(self, encoder: DistilBertForQuestionAnswering) -> None:
+    def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        logits = padded_logits(self.encoder, input_ids, attention_mask.bool())
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        logits = padded_logits(self.encoder, input_ids, attention_mask.bool(), token_type_ids)
         return logits[..., 0], logits[..., 1]
 
 
-def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
+def write_onnx(encoder: PreTrainedModel, path: Path) -> None:
     """Write a model as one ONNX file in float32, for any number of windows of any length.
 
     The encoder is the plain model, as `TrainedModel.load` gives it; it is left in evaluation mode.
@@ -60,18 +63,19 @@ def write_onnx(encoder: DistilBertForQuestionAnswering, path: Path) -> None:
         UserError: onnx or onnxscript is not installed.
     """
     check_installed("onnx", "onnxscript")
-    positions = encoder.config.max_position_embeddings
+    positions = max_positions(encoder.config.to_dict())
     windows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=positions)
     # Example sizes must differ from each other and from 1, which the exporter takes for a constant.
     example = torch.zeros(2, min(8, positions), dtype=torch.int64)
+    inputs = INPUTS if has_token_types(encoder) else INPUTS[:2]
     with _quiet():
         torch.onnx.export(
             _Graph(encoder).eval(),
-            (example, torch.ones_like(example)),
+            (example, torch.ones_like(example), example)[: len(inputs)],
             path,
-            input_names=INPUTS,
+            input_names=inputs,
             output_names=OUTPUTS,
-            dynamic_shapes={name: {0: windows, 1: tokens} for name in INPUTS},
+            dynamic_shapes={name: {0: windows, 1: tokens} for name in inputs},
             opset_version=18,  # what the exporter writes without converting
             dynamo=True,
             external_data=False,

@@ -46,6 +46,11 @@ def use_fast_linear(model: nn.Module) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Linear:
-                fast = FastLinear(child.in_features, child.out_features, device="meta")
-                fast.weight, fast.bias = child.weight, child.bias
-                setattr(module, name, fast)
+                setattr(module, name, replaced_linear(child, FastLinear))
+
+
+def replaced_linear(layer: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:
+    """A layer of another kind with the weights of one."""
+    other = kind(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    other.weight, other.bias = layer.weight, layer.bias
+    return other

@@ -13,12 +13,19 @@ from torch import Tensor, nn
 from qa_lightning.data.batches import Batch, Packing
 from qa_lightning.errors import UserError
 from qa_lightning.model.attention import AttentionBackend, packed_arguments, use_window_attention
+from qa_lightning.model.encoder import first_position, layer_sizes
 from qa_lightning.model.hardware import best_device, unusable_gpu
-from qa_lightning.model.linear import use_fast_linear
+from qa_lightning.model.linear import replaced_linear, use_fast_linear
 from qa_lightning.model.precision import choose_precision
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForQuestionAnswering
+    from transformers import PreTrainedModel
+
+PACKING = ("distilbert", "bert", "roberta", "camembert", "xlm-roberta", "electra")
+"""Architectures whose attention goes through transformers' registry and takes positions as given.
+
+Their attention looks at all tokens alike, so that windows behind each other can be kept apart.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +37,7 @@ They are float32 `[windows, tokens, 2]` on the CPU, -inf at padding.
 
 
 def model_logits(
-    encoder: DistilBertForQuestionAnswering,
+    encoder: PreTrainedModel,
     device: str | None = None,
     precision: str | None = None,
 ) -> Logits:
@@ -54,74 +61,120 @@ def model_logits(
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {error}") from error
     if precision is None:
-        sizes = encoder.config.dim, encoder.config.hidden_dim
+        sizes = layer_sizes(encoder.config)
         precision, reason = choose_precision(target.type, *sizes)
         log.info("precision: %s (%s)", precision, reason)
     half = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     if precision not in half:
         raise UserError(f"precision must be one of {', '.join(half)}, not {precision!r}")
     dtype = half[precision]
-    use_window_attention(encoder)
-    use_fast_linear(encoder.distilbert)
+    prepare_encoder(encoder)
 
     def logits(batch: Batch) -> Tensor:
-        mask = None if batch.attention_mask is None else batch.attention_mask.to(target)
+        ids, mask, types = (
+            None if part is None else part.to(target)
+            for part in (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        )
+        assert ids is not None
         autocast = torch.autocast(target.type, dtype=dtype) if dtype else nullcontext()
         with torch.inference_mode(), autocast:
-            return padded_logits(encoder, batch.input_ids.to(target), mask).cpu()
+            return padded_logits(encoder, ids, mask, types).cpu()
 
     return logits
 
 
+def prepare_encoder(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Have a question-answering model compute with this project's attention and linear layers.
+
+    Its answer head computes in float32 from then on: in half precision two good spans would often
+    tie, and the head costs next to nothing.
+    """
+    if packs(encoder):
+        use_window_attention(encoder)
+    for name, child in encoder.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(encoder, name, replaced_linear(child, Float32Linear))
+    use_fast_linear(encoder.base_model)
+    return encoder
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, whatever precision is on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs `[..., outputs]` of inputs `[..., features]`."""
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.float(), self.weight.float(), self.bias.float())
+
+
 def padded_logits(
-    encoder: DistilBertForQuestionAnswering,
+    encoder: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
-    encode: Callable[..., Any] | None = None,
+    token_type_ids: Tensor | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Start and end logits of padded windows, float32 `[windows, tokens, 2]`; -inf at padding.
 
     Args:
-        encoder: The model.
+        encoder: The model, as `prepare_encoder` gives it.
         input_ids: Token ids, int64 `[windows, tokens]`.
         attention_mask: True where a token is real, bool `[windows, tokens]`; None for all.
-        encode: What to call in place of `encoder.distilbert`, such as its compiled form.
+        token_type_ids: Types of the tokens, int64 `[windows, tokens]`, for models that have them.
+        call: What to call in place of the model, such as its compiled form.
     """
-    # A mask of four dimensions is used as it is. One of two would be inspected, which waits for the
-    # device, and expanded in every forward pass.
-    mask = None if attention_mask is None else attention_mask[:, None, None, :]
-    hidden = (encode or encoder.distilbert)(input_ids=input_ids, attention_mask=mask)[0]
-    logits = head_logits(encoder, hidden)
+    mask = attention_mask
+    if mask is not None:
+        # A mask of four dimensions is used as it is by our attention. One of two would be
+        # inspected, which waits for the device, and expanded in every forward pass.
+        mask = mask[:, None, None, :] if packs(encoder) else mask.long()
+    types = {}
+    if token_type_ids is not None and has_token_types(encoder):
+        types["token_type_ids"] = token_type_ids
+    output = (call or encoder)(input_ids=input_ids, attention_mask=mask, **types)
+    logits = torch.stack([output.start_logits, output.end_logits], dim=2).float()
     if attention_mask is not None:
         logits = logits.masked_fill(~attention_mask.unsqueeze(2), float("-inf"))
     return logits
 
 
 def packed_logits(
-    encoder: DistilBertForQuestionAnswering,
+    encoder: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
+    token_type_ids: Tensor | None,
     packing: Packing,
     backend: AttentionBackend,
-    encode: Callable[..., Any],
+    call: Callable[..., Any],
 ) -> Tensor:
     """Logits as `padded_logits` gives them, computed in one row without the padding."""
     windows, width = input_ids.shape
-    row = nn.functional.pad(input_ids.flatten(), (0, 1)).index_select(0, packing.indices)
-    hidden = encode(
-        input_ids=row.unsqueeze(0),
-        position_ids=(packing.indices % width).unsqueeze(0),
+
+    def row(values: Tensor) -> Tensor:
+        flat = nn.functional.pad(values.flatten(), (0, 1))
+        return flat.index_select(0, packing.indices).unsqueeze(0)
+
+    types = {}
+    if token_type_ids is not None and has_token_types(encoder):
+        types["token_type_ids"] = row(token_type_ids)
+    config = encoder.config
+    positions = packing.indices % width + first_position(config.model_type, config.pad_token_id)
+    output = call(
+        input_ids=row(input_ids),
+        position_ids=positions.unsqueeze(0),
+        **types,
         **packed_arguments(backend, packing, attention_mask),
-    )[0]
-    padded = hidden.new_full((windows * width + 1, 2), float("-inf"), dtype=torch.float32)
-    logits = head_logits(encoder, hidden).squeeze(0)
+    )
+    logits = torch.cat([output.start_logits, output.end_logits]).T.float()
+    padded = logits.new_full((windows * width + 1, 2), float("-inf"))
     return padded.index_copy(0, packing.indices, logits)[:-1].view(windows, width, 2)
 
 
-def head_logits(encoder: DistilBertForQuestionAnswering, hidden: Tensor) -> Tensor:
-    """Logits of the answer head, float32 `[..., 2]`, from hidden states `[..., dim]`."""
-    hidden = encoder.dropout(hidden)
-    # In half precision two good spans would often tie: the head costs next to nothing in full.
-    with torch.autocast(hidden.device.type, enabled=False):
-        head = encoder.qa_outputs
-        return nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())
+def packs(encoder: PreTrainedModel) -> bool:
+    """Whether the model's windows can be packed: its attention is ours and knows no order."""
+    return encoder.config.model_type in PACKING
+
+
+def has_token_types(encoder: PreTrainedModel) -> bool:
+    """Whether the model tells token types apart."""
+    return getattr(encoder.config, "type_vocab_size", 0) > 1

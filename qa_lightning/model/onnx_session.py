@@ -1,6 +1,7 @@
 """An ONNX model that `export --onnx` wrote, run on the CPU with onnxruntime.
 
-It takes `input_ids` and `attention_mask`, int64 `[windows, tokens]`, and gives `start_logits` and
+It takes `input_ids`, `attention_mask` and, if the model has token types, `token_type_ids`, int64
+`[windows, tokens]`, and gives `start_logits` and
 `end_logits`, float32 `[windows, tokens]`, -inf at padding.
 """
 
@@ -15,7 +16,7 @@ from qa_lightning.data.batches import Batch
 from qa_lightning.errors import UserError
 from qa_lightning.model.logits import Logits
 
-INPUTS = ("input_ids", "attention_mask")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 
 
@@ -47,7 +48,7 @@ def onnx_logits(path: Path) -> Logits:
         raise UserError(f"{path} cannot be loaded as an ONNX model: {error}") from error
     inputs = tuple(one.name for one in session.get_inputs())
     outputs = tuple(one.name for one in session.get_outputs())
-    if (inputs, outputs) != (INPUTS, OUTPUTS):
+    if inputs not in (INPUTS, INPUTS[:2]) or outputs != OUTPUTS:
         raise UserError(
             f"{path} is an ONNX model, but not one that `export --onnx` wrote: it takes "
             f"{', '.join(inputs)} and gives {', '.join(outputs)}"
@@ -56,7 +57,9 @@ def onnx_logits(path: Path) -> Logits:
     def logits(batch: Batch) -> Tensor:
         ids, mask = batch.input_ids, batch.attention_mask
         real = torch.ones_like(ids) if mask is None else mask.long()
-        given = {"input_ids": ids.numpy(), "attention_mask": real.numpy()}
-        return torch.from_numpy(np.stack(session.run(OUTPUTS, given), axis=2))
+        types = torch.zeros_like(ids) if batch.token_type_ids is None else batch.token_type_ids
+        given = dict(zip(INPUTS, (ids, real, types), strict=True))
+        values = {name: given[name].numpy() for name in inputs}
+        return torch.from_numpy(np.stack(session.run(OUTPUTS, values), axis=2))
 
     return logits

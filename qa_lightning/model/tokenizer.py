@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qa_lightning.errors import UserError
+from qa_lightning.model.encoder import max_positions
 from qa_lightning.model.pretrained import read_config, resolve
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForQuestionAnswering
+    from transformers import PreTrainedModel
     from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+WITHOUT_TYPES = ["input_ids", "attention_mask"]
+"""What a tokenizer gives to a model that takes no token types."""
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 """The files that make a fast tokenizer."""
 
 
 def load_tokenizer(source: str) -> FastTokenizer:
-    """Load the fast tokenizer of a source, ready for use with a DistilBERT.
+    """Load the fast tokenizer of a source, ready for use.
 
     It neither truncates nor pads unless asked to, whatever settings came with it, gives no token
-    types, and its `model_max_length` is the number of positions of the model beside it.
+    types to a DistilBERT, and its `model_max_length` is what fits the model beside it.
 
     Raises:
         UserError: there is no tokenizer, no fast one, or it has no [CLS], [SEP] or [PAD] token.
@@ -31,11 +36,21 @@ def load_tokenizer(source: str) -> FastTokenizer:
     return _open(folder, where=str(folder))
 
 
-def tokenizer_files(tokenizer: FastTokenizer) -> dict[str, str]:
-    """Give a tokenizer as the text of its files, by file name, to carry it in a checkpoint."""
+def tokenizer_files(tokenizer: FastTokenizer, *, token_types: bool = True) -> dict[str, str]:
+    """Give a tokenizer as the text of its files, by file name, to carry it in a checkpoint.
+
+    Without `token_types` it gives none, as a model needs that takes none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return {name: Path(folder, name).read_text(encoding="utf-8") for name in FILES}
+        files = {name: Path(folder, name).read_text(encoding="utf-8") for name in FILES}
+    if not token_types:
+        config = json.loads(files["tokenizer_config.json"])
+        config["model_input_names"] = WITHOUT_TYPES
+        if config.get("tokenizer_class") == "BertTokenizer":  # the same, but for the token types
+            config["tokenizer_class"] = "DistilBertTokenizer"
+        files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False)
+    return files
 
 
 def restore_tokenizer(files: Mapping[str, str]) -> FastTokenizer:
@@ -53,10 +68,10 @@ def restore_tokenizer(files: Mapping[str, str]) -> FastTokenizer:
         return _open(folder, where="the checkpoint's tokenizer")
 
 
-def check_vocabulary(model: DistilBertForQuestionAnswering, tokenizer: FastTokenizer) -> None:
+def check_vocabulary(model: PreTrainedModel, tokenizer: FastTokenizer) -> None:
     """Raise UserError when the tokenizer has ids for which the model has no embedding."""
     ids = max(tokenizer.get_vocab().values()) + 1
-    rows = model.distilbert.embeddings.word_embeddings.num_embeddings
+    rows: Any = model.get_input_embeddings().num_embeddings
     if ids > rows:
         raise UserError(
             f"The tokenizer has ids up to {ids - 1}, but the model has embeddings for {rows} "
@@ -69,9 +84,11 @@ def _open(folder: Path, where: str) -> FastTokenizer:
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"{where} holds no tokenizer: neither tokenizer.json nor vocab.txt.")
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    kind = config.get("model_type")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if type(tokenizer) is transformers.BertTokenizer:  # the same, but for the token types
+        if kind == "distilbert" and type(tokenizer) is transformers.BertTokenizer:
             tokenizer = transformers.DistilBertTokenizer.from_pretrained(folder)
     except Exception as error:  # the Rust library raises bare Exception for a bad file
         raise UserError(f"{where}: the tokenizer cannot be loaded: {error}") from error
@@ -83,20 +100,21 @@ def _open(folder: Path, where: str) -> FastTokenizer:
     for name in ("cls_token", "sep_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise UserError(f"{where}: the tokenizer has no {name}, which windows are made with.")
-    _clear_settings(tokenizer)
-    if (folder / "config.json").is_file():
-        tokenizer.model_max_length = int(read_config(folder).get("max_position_embeddings", 512))
+    _clear_settings(tokenizer, types=kind != "distilbert")
+    if config:
+        tokenizer.model_max_length = max_positions(config)
     elif tokenizer.model_max_length > 1_000_000:  # transformers' value for "unknown"
         tokenizer.model_max_length = 512
     return tokenizer
 
 
-def _clear_settings(tokenizer: FastTokenizer) -> None:
-    """Clear truncation, padding and token types, also in what the tokenizer saves of itself."""
+def _clear_settings(tokenizer: FastTokenizer, types: bool) -> None:
+    """Clear truncation, padding and order, also in what the tokenizer saves of itself."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.padding_side = tokenizer.truncation_side = "right"
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    has_types = types and "token_type_ids" in tokenizer.model_input_names
+    tokenizer.model_input_names = [*WITHOUT_TYPES, *(["token_type_ids"] if has_types else [])]
     tokenizer.name_or_path = ""
     saved = tokenizer.init_kwargs
     for name in """max_length stride truncation_strategy pad_to_multiple_of pad_token_type_id

@@ -23,7 +23,7 @@ from qa_lightning.model.run_folder import MODEL, best_checkpoint
 from qa_lightning.model.tokenizer import check_vocabulary, load_tokenizer, restore_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForQuestionAnswering
+    from transformers import PreTrainedModel
     from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 WINDOWS = "windows"
@@ -77,7 +77,7 @@ class InferenceSettings:
 class TrainedModel:
     """A model that was trained to answer, in float32, and what it is used with."""
 
-    encoder: DistilBertForQuestionAnswering
+    encoder: PreTrainedModel
     settings: InferenceSettings
 
     @classmethod

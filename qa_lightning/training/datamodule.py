@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.checks import reading_findings
 from qa_lightning.data.download import default_cache_dir
+from qa_lightning.data.pair import PairLayout
 from qa_lightning.data.sampler import WindowSampler
 from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
@@ -28,7 +29,7 @@ from qa_lightning.data.tables import SquadTables, require_labels, require_places
 from qa_lightning.data.token_checks import answers_never_given, unread
 from qa_lightning.data.window_cache import FORMAT, open_windows, save_windows
 from qa_lightning.data.window_settings import MAX_ANSWER_TOKENS, WindowSettings
-from qa_lightning.data.windows import Special, Windows, make_windows
+from qa_lightning.data.windows import Windows, make_windows
 from qa_lightning.errors import UserError, require_valid
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class SquadDataModule(LightningDataModule):
             "labels": split != "predict",
             "windows": asdict(self._settings(split)),
             "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
-            "special": asdict(Special.of(self.tokenizer)),
+            "layout": asdict(PairLayout.of(self.tokenizer)),
         }
         name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache_dir / "windows" / name

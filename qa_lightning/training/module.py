@@ -18,12 +18,24 @@ from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
-    use_window_attention,
 )
-from qa_lightning.model.encoder import NULL_THRESHOLD, TUNED, build_encoder, load_encoder
+from qa_lightning.model.encoder import (
+    NULL_THRESHOLD,
+    TUNED,
+    build_encoder,
+    drops_attention,
+    load_encoder,
+    max_positions,
+)
 from qa_lightning.model.encoder import encoder_config as describe_encoder
-from qa_lightning.model.linear import use_fast_linear
-from qa_lightning.model.logits import packed_logits, padded_logits
+from qa_lightning.model.logits import (
+    PACKING,
+    has_token_types,
+    packed_logits,
+    packs,
+    padded_logits,
+    prepare_encoder,
+)
 from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training import lightning_private
 from qa_lightning.training.compilation import check_compiler, compile_encoder
@@ -52,12 +64,13 @@ otherwise win over the command line."""
 
 
 class QuestionAnsweringModule(LightningModule):
-    """DistilBertForQuestionAnswering with the steps and the optimizer to fine-tune it."""
+    """A question-answering encoder with the steps and the optimizer to fine-tune it."""
 
     def __init__(
         self,
         pretrained: str = "distilbert-base-uncased",
         weights_sha256: str | None = None,
+        as_distilbert: bool = False,
         encoder_config: dict[str, Any] | None = None,
         dropout: float | None = None,
         attention_dropout: float | None = None,
@@ -79,7 +92,9 @@ class QuestionAnsweringModule(LightningModule):
                 folder, or `package:NAME/PATH`, a folder inside an installed Python package. A
                 DistilBERT or BERT-shaped checkpoint (BERT, MiniLM).
             weights_sha256: SHA-256 that the encoder's weight file must have; not checked if null.
-            encoder_config: Build the encoder from these settings of DistilBertConfig with random
+            as_distilbert: Move a BERT-shaped encoder, such as MiniLM, exactly into DistilBERT's
+                architecture, which has no token types.
+            encoder_config: Build the encoder from these settings of its configuration with random
                 weights, instead of loading `pretrained`. Checkpoints carry it, so that restoring
                 one downloads nothing.
             dropout: Share of hidden values, also before the answer head, that are zeroed in
@@ -124,15 +139,15 @@ class QuestionAnsweringModule(LightningModule):
         self.expected_share = expected_share
         self.n_best = n_best
         self.max_answer_tokens = max_answer_tokens
-        rates = {"dropout": dropout, "qa_dropout": dropout, "attention_dropout": attention_dropout}
-        changes = {name: rate for name, rate in rates.items() if rate is not None}
+        rates: Any = {"dropout": dropout, "attention_dropout": attention_dropout}
         if encoder_config is not None:
-            self.encoder = build_encoder({**encoder_config, **changes})
+            self.encoder = build_encoder(encoder_config, **rates)
         else:
-            self.encoder = load_encoder(pretrained, sha256=weights_sha256, changes=changes)
+            self.encoder = load_encoder(
+                pretrained, sha256=weights_sha256, as_distilbert=as_distilbert, **rates
+            )
         self.hparams["encoder_config"] = describe_encoder(self.encoder)
-        use_window_attention(self.encoder)
-        use_fast_linear(self.encoder.distilbert)
+        prepare_encoder(self.encoder)
         given = self.encoder.config
         self.tuned_threshold: float | None = getattr(given, NULL_THRESHOLD, None)
         self.temperature: float = getattr(given, TUNED[1], 1.0)  # of probabilities
@@ -187,12 +202,17 @@ class QuestionAnsweringModule(LightningModule):
             UserError: they do not.
         """
         check_vocabulary(self.encoder, data.tokenizer)
-        positions = self.encoder.config.max_position_embeddings
+        positions = max_positions(self.encoder.config.to_dict())
         window = data.window_settings.window
         if window > positions:
             raise UserError(
                 f"--data.window is {window}, but the encoder has {positions} positions; "
                 f"set --data.window {positions} or less"
+            )
+        if data.hparams["batching"] == "packed" and not packs(self.encoder):
+            raise UserError(
+                f"--data.batching packed is not for {self.encoder.config.model_type}, whose "
+                f"attention looks beyond a window ({', '.join(PACKING)} can); take grouped"
             )
 
     def forward(
@@ -200,6 +220,7 @@ class QuestionAnsweringModule(LightningModule):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         packing: Packing | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Start and end logits, see `padded_logits`.
 
@@ -207,24 +228,27 @@ class QuestionAnsweringModule(LightningModule):
         """
         # Calling the encoder runs its compiled form, which is for training alone: evaluation has
         # batches of many more shapes, and its figures should not depend on a compiler.
-        encode = self.encoder.distilbert if self.training else self.encoder.distilbert.forward
+        call = self.encoder if self.training else self.encoder.forward
+        windows = (input_ids, attention_mask, token_type_ids)
         if packing is None:
-            return padded_logits(self.encoder, input_ids, attention_mask, encode)
+            return padded_logits(self.encoder, *windows, call)
         if attention_mask is None:
             raise ValueError("packed windows come with an attention mask")
         backend = self._attention_backend(input_ids.device)
-        return packed_logits(self.encoder, input_ids, attention_mask, packing, backend, encode)
+        return packed_logits(
+            self.encoder, input_ids, attention_mask, token_type_ids, packing, backend, call
+        )
 
     def _attention_backend(self, device: torch.device) -> AttentionBackend:
         """How packed windows attend on this device; announced when it is chosen."""
         half = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if half else self.encoder.dtype
         config = self.encoder.config
-        backend = choose_backend(device, dtype, config.dim // config.n_heads)
+        backend = choose_backend(device, dtype, config.hidden_size // config.num_attention_heads)
         if backend != self._packed_backend:
             self._packed_backend = backend
             rank_zero_info(f"packed windows: attention backend {backend}")
-            if backend == "varlen" and self.training and self.encoder.config.attention_dropout:
+            if backend == "varlen" and self.training and drops_attention(self.encoder.config):
                 rank_zero_warn(
                     "varlen attention has no dropout of attention weights; set "
                     "--model.attention_dropout 0, or keep the dropout with --data.batching grouped"
@@ -240,7 +264,7 @@ class QuestionAnsweringModule(LightningModule):
                 rank_zero_warn(f"train: {finding.message}")
         if self.compile_encoder:
             compile_encoder(
-                self.encoder.distilbert,
+                self.encoder,
                 packed=self.datamodule.hparams["batching"] == "packed",
                 float32_on_cpu=self.device.type == "cpu" and self.trainer.precision == "32-true",
             )
@@ -264,7 +288,7 @@ class QuestionAnsweringModule(LightningModule):
         less in a large batch than in a small one; so all weigh the same, also where gradients of
         several batches or processes are averaged. What is logged is the mean over the batch.
         """
-        logits = self(batch.input_ids, batch.attention_mask, batch.packing)
+        logits = self(batch.input_ids, batch.attention_mask, batch.packing, batch.token_type_ids)
         losses = window_losses(logits, batch.label_start, batch.label_end)
         answered, unanswered = self._class_weights
         if answered != unanswered:
@@ -287,7 +311,7 @@ class QuestionAnsweringModule(LightningModule):
         """Keep the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
-        logits = self(batch.input_ids, batch.attention_mask)
+        logits = self(batch.input_ids, batch.attention_mask, None, batch.token_type_ids)
         null, spans, scores = spans_of_windows(
             logits,
             batch.offsets,
@@ -419,7 +443,9 @@ class QuestionAnsweringModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""
-        checkpoint["tokenizer"] = tokenizer_files(self.datamodule.tokenizer)
+        checkpoint["tokenizer"] = tokenizer_files(
+            self.datamodule.tokenizer, token_types=has_token_types(self.encoder)
+        )
         values = (self.tuned_threshold, self.temperature, self.tuned_share)
         checkpoint.update(zip(TUNED, values, strict=True))
 

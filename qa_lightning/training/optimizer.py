@@ -26,13 +26,13 @@ def check_schedule_ends(steps: float) -> None:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: biases and LayerNorms have no weight decay."""
+    """The trained parameters in two groups: biases and norms have no weight decay."""
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for submodule in module.modules():
         for name, parameter in submodule.named_parameters(recurse=False):
             # Not told apart by their dimensions: the shards that FSDP makes have but one.
-            spared = name == "bias" or isinstance(submodule, nn.LayerNorm)
+            spared = name == "bias" or "Norm" in type(submodule).__name__
             if parameter.requires_grad:
                 (no_decay if spared else decay).append(parameter)
     return [

@@ -44,7 +44,7 @@ def best_model_summary(
     lines += [
         f"  run             {run}",
         f"  checkpoint      {best}",
-        f"  model           {run / MODEL}   (DistilBertForQuestionAnswering.from_pretrained)",
+        f"  model           {run / MODEL}   (AutoModelForQuestionAnswering.from_pretrained)",
         f"  learning curve  {run / LEARNING_CURVE}",
         *(f"  {name:<14}  {place}" for name, place in where.items()),
     ]

@@ -40,13 +40,13 @@ class TrainingCost:
 
     @classmethod
     def of(cls, encoder: nn.Module) -> TrainingCost:
-        """The cost of a `DistilBertForQuestionAnswering`, all weights of which are trained."""
+        """The cost of an encoder, all weights of which are trained."""
         config: Any = encoder.config
         layers = (module for module in encoder.modules() if isinstance(module, nn.Linear))
         return cls(
             # Not the weight's own size: with FSDP it is a shard.
             per_token=6 * sum(module.in_features * module.out_features for module in layers),
-            per_pair=12 * config.n_layers * config.dim,
+            per_pair=12 * config.num_hidden_layers * config.hidden_size,
         )
 
     def flops(self, size: BatchSize) -> int:

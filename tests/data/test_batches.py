@@ -44,7 +44,8 @@ def row_of(ragged: Ragged, row: int) -> list[int]:
 def assert_built_from(batch: Batch, windows: Windows, rows: list[int]) -> None:
     """The batch against its windows, put together one by one from lists."""
     width = batch.input_ids.shape[1]
-    special = windows.special
+    layout = windows.layout
+    cls, sep = layout.before[0], layout.after[0]
     for at, row in enumerate(rows):
         question = row_of(windows.question_ids, windows.question[row])
         piece = slice(
@@ -67,11 +68,11 @@ def assert_built_from(batch: Batch, windows: Windows, rows: list[int]) -> None:
                 context,
             )
         )
-        ids = [special.cls, *first, special.sep, *second, special.sep]
+        ids = [cls, *first, sep, *second, sep]
         lead = 1 if windows.settings.context_first else 2 + len(question)
         rest = width - len(ids)
         behind = width - lead - len(context)
-        assert batch.input_ids[at].tolist() == ids + [special.pad] * rest
+        assert batch.input_ids[at].tolist() == ids + [layout.pad] * rest
         mask = [True] * width if batch.attention_mask is None else batch.attention_mask[at].tolist()
         assert mask == [True] * len(ids) + [False] * rest
         assert batch.offsets is not None and batch.word_starts is not None

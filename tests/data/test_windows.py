@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qa_lightning.data.batches import WindowDataset
@@ -539,6 +539,7 @@ def test_white_space_before_a_question_is_dropped() -> None:
     vocabulary = {"[CLS]": 0, "[SEP]": 1, "[PAD]": 2, " ": 3, "a": 4, "b": 5}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
     )

@@ -23,7 +23,7 @@ def test_bert_becomes_a_distilbert_with_the_same_hidden_states(
     original.save_pretrained(tmp_path)
     bert = getattr(original, "bert", original)
     assert bert.embeddings.token_type_embeddings.weight.abs().min() > 0
-    loaded = load_encoder(str(tmp_path))
+    loaded = load_encoder(str(tmp_path), as_distilbert=True)
     assert (hidden(loaded.distilbert) - hidden(bert)).abs().max() < 1e-5
     if kind is BertForQuestionAnswering:
         with torch.no_grad():
@@ -44,14 +44,14 @@ def test_bert_with_tensorflow_names_of_layer_norm(tmp_path: Path) -> None:
         for k, v in weights.items()
     }
     save_file(renamed, tmp_path / "model.safetensors")
-    loaded = load_encoder(str(tmp_path))
+    loaded = load_encoder(str(tmp_path), as_distilbert=True)
     assert (hidden(loaded.distilbert) - hidden(original)).abs().max() < 1e-5
 
 
 def test_dropout_rates_of_bert_are_kept(tmp_path: Path) -> None:
     config = tiny_bert(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.35)
     BertModel(config).save_pretrained(tmp_path)
-    loaded = load_encoder(str(tmp_path))
+    loaded = load_encoder(str(tmp_path), as_distilbert=True)
     assert (loaded.config.dropout, loaded.config.attention_dropout) == (0.25, 0.35)
 
 
@@ -71,4 +71,4 @@ def test_bert_that_distilbert_cannot_express_is_refused(
     BertModel(tiny_bert()).save_pretrained(tmp_path)
     edit_config(tmp_path, **{key: value})
     with pytest.raises(UserError, match=f"{key} is {value!r}"):
-        load_encoder(str(tmp_path))
+        load_encoder(str(tmp_path), as_distilbert=True)

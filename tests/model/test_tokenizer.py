@@ -49,7 +49,7 @@ def test_settings_that_came_with_a_tokenizer_are_cleared_for_good(
         assert candidate.backend_tokenizer.truncation is None
         assert candidate.backend_tokenizer.padding is None
         assert candidate.model_max_length == 32
-        assert set(candidate("the")) == {"input_ids", "attention_mask"}
+        assert set(candidate("the")) == {"input_ids", "attention_mask", "token_type_ids"}
         assert candidate("the").input_ids == [2, 5, 3]
         assert len(candidate("the " * 20).input_ids) == 22
     saved = (tmp_path / "saved" / "tokenizer_config.json").read_text()
@@ -120,3 +120,13 @@ def test_vocabulary_larger_than_the_model(distilbert: Path) -> None:
     tokenizer.add_tokens(["eiffel"])
     with pytest.raises(UserError, match=f"ids up to {len(WORDS)}, .* for {len(WORDS)} tokens"):
         check_vocabulary(model, tokenizer)
+
+
+def test_a_model_without_token_types_is_given_none(settled: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(settled))
+    moved = restore_tokenizer(tokenizer_files(tokenizer, token_types=False))
+    tiny_distilbert().save_pretrained(settled)
+    for candidate in (moved, load_tokenizer(str(settled))):
+        assert set(candidate("the")) == {"input_ids", "attention_mask"}
+        assert type(candidate).__name__ == "DistilBertTokenizer"
+        assert candidate("the", "was").input_ids == tokenizer("the", "was").input_ids
