@@ -82,7 +82,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
     ),
     "mobilebert": (
         "MobileBert",
-        {"embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
+        # Without LayerNorms its hidden states would grow beyond what float32 holds exactly.
+        {
+            "embedding_size": 16,
+            "true_hidden_size": 16,
+            "intra_bottleneck_size": 16,
+            "normalization_type": "layer_norm",
+            "initializer_range": 0.1,
+        },
         lambda: _word_piece(transformers.MobileBertTokenizer),
     ),
     "roberta": (
@@ -176,9 +183,10 @@ def save_family(family: str, folder: Path, *, head: bool = True, seed: int = 0) 
     tokenizer = tokenizer_of(family)
     sizes = DISTILBERT if family == "distilbert" else SIZES
     config = getattr(transformers, f"{name}Config")(
-        **sizes
+        **{"initializer_range": 0.5}
+        | sizes
         | more
-        | {"vocab_size": max(tokenizer.get_vocab().values()) + 1, "initializer_range": 0.5}
+        | {"vocab_size": max(tokenizer.get_vocab().values()) + 1}
         | {
             f"{key}_token_id": getattr(tokenizer, f"{key}_token_id")
             for key in ("pad", "bos", "eos")
