@@ -68,7 +68,6 @@ CHECKPOINT_DEFAULTS = {
 IGNORED_WARNINGS = (
     "does not have many workers",  # a batch is assembled in well under a millisecond
     "callbacks used to create the checkpoint",  # an evaluation needs none of them
-    "predict returned None",  # a callback writes what the metric keeps
     "treespec, LeafSpec",  # Lightning's own, about torch
     "It is recommended to use .self.log.*sync_dist",  # all processes have the same figures
     "your dataloader is not resumable",  # `LastCheckpoint` resumes it
@@ -293,8 +292,7 @@ class QuestionAnsweringCLI(LightningCLI):
             AtomicCheckpointIO(),
         ]
         try:
-            # The datamodule shards its batches itself, with a sampler that Lightning does not know.
-            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"the options of --trainer do not go together: {error}") from error
 

@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import distributed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.checks import reading_findings
 from qa_lightning.data.download import default_cache_dir
-from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.sampler import FixedSampler, WindowSampler
 from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
@@ -164,18 +165,23 @@ class SquadDataModule(LightningDataModule):
         self._windows: dict[Split, Windows] = {}
 
     def prepare_data(self) -> None:
-        """Download, read, tokenise and cache, on one process of each machine."""
-        if self.trainer is None or self.trainer.state.fn is None:
-            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        """Download, read, tokenise and cache, on one process of each machine.
+
+        What the Trainer is about to do says which splits; without a Trainer those of `fit`.
+        """
+        fn = self.trainer.state.fn if self.trainer is not None else None
+        self._prepare(fn.value if fn else "fit")
+
+    def _prepare(self, stage: str) -> None:
         tables: dict[str, SquadTables] = {}  # by digest: each source is read once
-        for split in self._splits(self.trainer.state.fn.value):
+        for split in self._splits(stage):
             if split in self._windows:  # by an earlier stage
                 continue
             folder = self._folder(split)
             if folder.exists():  # it appears when it is complete
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
-                self._prepare(split, folder, tables)
+                self._make_windows(split, folder, tables)
             windows = self._windows[split] = open_windows(folder)
             name = self.source(split).name
             if split != "predict":
@@ -183,7 +189,12 @@ class SquadDataModule(LightningDataModule):
             self._describe(split)
 
     def setup(self, stage: str) -> None:
-        """Open the cached windows, on every process that has not prepared them itself."""
+        """Open the cached windows, on every process that has not prepared them itself.
+
+        Without a Trainer, those that `prepare_data` did not know of are prepared here.
+        """
+        if self.trainer is None:
+            self._prepare(stage)
         for split in self._splits(stage):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
@@ -269,7 +280,7 @@ class SquadDataModule(LightningDataModule):
         name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache_dir / "windows" / name
 
-    def _prepare(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
+    def _make_windows(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
         """Read (unless `tables` has it already), window and cache a split."""
         source = self.source(split)
         if source.digest not in tables:
@@ -312,6 +323,13 @@ class SquadDataModule(LightningDataModule):
             f"{windows.lengths.mean():.0f} tokens on average"
         )
 
+    def _process(self) -> tuple[int, int]:
+        """This process's rank and the number of processes: the Trainer's, or those of torch."""
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        started = distributed.is_available() and distributed.is_initialized()
+        return (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
+
     def _loader(self, split: Split) -> DataLoader:
         windows = self.windows(split)
         training = split == "train"
@@ -320,13 +338,15 @@ class SquadDataModule(LightningDataModule):
         if workers is None:
             workers = 2 if on_gpu else 0
         batching: Literal["grouped", "random", "packed"] = self.hparams["batching"]
-        sampler = WindowSampler(
+        overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        rank, world_size = self._process()
+        sampler = (FixedSampler if overfitting else WindowSampler)(
             windows.lengths,
             self.hparams["batch_size" if training else "eval_batch_size"],
             order=batching if training else "sorted",
             seed=self.hparams["seed"],
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=rank,
+            world_size=world_size,
         )
         return WindowLoader(
             WindowDataset(

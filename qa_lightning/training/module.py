@@ -12,7 +12,8 @@ from torch import Tensor
 from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE
 from qa_lightning.errors import UserError, require_valid
 from qa_lightning.evaluation.metric import SquadMetric
-from qa_lightning.evaluation.spans import spans_of_windows
+from qa_lightning.evaluation.predictions import WindowPrediction, window_predictions
+from qa_lightning.evaluation.spans import WindowScores, spans_of_windows
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
@@ -255,8 +256,8 @@ class QuestionAnsweringModule(LightningModule):
             loss = self.trainer.logged_metrics["train/loss"]
             self.trainer.progress_bar_metrics["train/loss"] = float(loss)
 
-    def _evaluate(self, batch: Batch, metric: SquadMetric) -> None:
-        """Keep the best spans and the null score of every window of the batch."""
+    def _evaluate(self, batch: Batch, metric: SquadMetric) -> dict[str, Tensor]:
+        """Keep, and give, the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
         logits = self(batch.input_ids, batch.attention_mask)
@@ -273,14 +274,16 @@ class QuestionAnsweringModule(LightningModule):
         hits = torch.stack(
             [start.argmax(1) == batch.label_start, end.argmax(1) == batch.label_end], dim=1
         )
-        metric.update(
-            key=batch.key,
-            null=null,
-            spans=spans,
-            scores=scores,
-            loss=loss.masked_fill(unlabelled, float("nan")),
-            token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
-        )
+        evaluated = {
+            "key": batch.key,
+            "null": null,
+            "spans": spans,
+            "scores": scores,
+            "loss": loss.masked_fill(unlabelled, float("nan")),
+            "token_hits": hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
+        }
+        metric.update(**evaluated)
+        return evaluated
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate a batch of validation windows, or of those held out from training."""
@@ -290,9 +293,17 @@ class QuestionAnsweringModule(LightningModule):
         """Evaluate a batch of test windows."""
         self._evaluate(batch, self.metric)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Evaluate a batch of windows to predict on."""
-        self._evaluate(batch, self.metric)
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[WindowPrediction]:
+        """Evaluate a batch of windows to predict on; gives the best span of every window.
+
+        A question's windows may lie in several batches. For answers to questions, as files, give
+        the Trainer the callback `qa_lightning.training.evaluation_files.EvaluationFiles(folder)`.
+        """
+        windows = self.datamodule.windows("predict")
+        evaluated = self._evaluate(batch, self.metric)
+        names = ("key", "null", "spans", "scores")
+        scores = WindowScores(*(evaluated[name].cpu().numpy() for name in names))
+        return window_predictions(scores, windows.questions, windows.contexts)
 
     def on_validation_epoch_start(self) -> None:
         """Empty the metrics."""
