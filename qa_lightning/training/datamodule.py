@@ -263,13 +263,13 @@ class SquadDataModule(LightningDataModule):
         settings = self.window_settings
         return replace(settings, every_answer=settings.every_answer and split in ("train", "val"))
 
-    def _folder(self, split: Split) -> Path:
-        """Where the split's windows are cached: a name made of all that they depend on."""
+    def windows_digest(self, split: Split, version: int | None = None) -> str:
+        """Digest of all that a split's windows depend on, and of the version of their files."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # what its last use may have left switched on
         backend.no_padding()
         depends_on = {
-            "format": FORMAT,
+            "format": version,
             "data": self.source(split).digest,
             "selection": asdict(self._selection(split)),
             "labels": split != "predict",
@@ -277,8 +277,11 @@ class SquadDataModule(LightningDataModule):
             "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
             "special": asdict(Special.of(self.tokenizer)),
         }
-        name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
-        return self.cache_dir / "windows" / name
+        return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _folder(self, split: Split) -> Path:
+        """Where the split's windows are cached."""
+        return self.cache_dir / "windows" / self.windows_digest(split, FORMAT)
 
     def _make_windows(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
         """Read (unless `tables` has it already), window and cache a split."""

@@ -26,6 +26,7 @@ from qa_lightning.model.logits import packed_logits, padded_logits
 from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
+from qa_lightning.training.monitors import check_validation_interval
 from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ class QuestionAnsweringModule(LightningModule):
             return
         if self.compile_encoder:
             check_compiler(self.trainer.strategy.root_device)
-        if self.hparams["unanswerable_share"] is not None:
-            self.datamodule.setup("fit")
-            self._weigh_classes()
+        self.datamodule.setup("fit")
+        check_validation_interval(self.trainer, len(self.datamodule.train_dataloader()))
+        self._weigh_classes()
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
