@@ -298,6 +298,12 @@ class QuestionAnsweringCLI(LightningCLI):
             settings.pop("train_time_interval"),
             write=bool(settings.pop("save_last")),
         )
+        if settings["save_top_k"] not in (0, 1) and "{" not in settings["filename"]:
+            raise UserError(
+                f"--checkpoint.save_top_k {settings['save_top_k']} would write them all to "
+                f"{settings['filename']}.ckpt: say --checkpoint.filename={{epoch}}-{{step}}, or "
+                "keep more beside the best with --trainer.callbacks+=ModelCheckpoint"
+            )
         if limit_val_batches == 0:
             settings["monitor"] = None  # nothing is validated: keep the newest
         return last, ModelCheckpoint(**settings)

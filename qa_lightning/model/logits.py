@@ -115,4 +115,6 @@ def head_logits(encoder: DistilBertForQuestionAnswering, hidden: Tensor) -> Tens
     # In half precision two good spans would often tie: the head costs next to nothing in full.
     with torch.autocast(hidden.device.type, enabled=False):
         head = encoder.qa_outputs
+        if head.weight.dtype == torch.float32:
+            return head(hidden.float())  # by a call, since hooks and pruning act there
         return nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())

@@ -163,6 +163,7 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
+        self._digests: dict[Split, str] = {}
 
     def prepare_data(self) -> None:
         """Download, read, tokenise and cache, on one process of each machine.
@@ -263,8 +264,14 @@ class SquadDataModule(LightningDataModule):
         settings = self.window_settings
         return replace(settings, every_answer=settings.every_answer and split in ("train", "val"))
 
-    def windows_digest(self, split: Split, version: int | None = None) -> str:
-        """Digest of all that a split's windows depend on, and of the version of their files."""
+    def windows_digest(self, split: Split) -> str:
+        """Digest of all that a split's windows depend on."""
+        if split not in self._digests:
+            self._digests[split] = self._digest(split, None)
+        return self._digests[split]
+
+    def _digest(self, split: Split, version: int | None) -> str:
+        """The same, and of the version of the files that keep the windows."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # what its last use may have left switched on
         backend.no_padding()
@@ -281,7 +288,7 @@ class SquadDataModule(LightningDataModule):
 
     def _folder(self, split: Split) -> Path:
         """Where the split's windows are cached."""
-        return self.cache_dir / "windows" / self.windows_digest(split, FORMAT)
+        return self.cache_dir / "windows" / self._digest(split, FORMAT)
 
     def _make_windows(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
         """Read (unless `tables` has it already), window and cache a split."""

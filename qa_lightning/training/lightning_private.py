@@ -7,6 +7,7 @@ version, and `tests/training/test_lightning_private.py` says what changed when t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -80,6 +81,12 @@ def logger_step(trainer: Trainer) -> int:
 def set_logger_step(trainer: Trainer, step: int) -> None:
     """Correct the logging step of a resumed run, which Lightning may count once too often."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether Lightning's tuner restores what it saved before it tried batch sizes or rates out."""
+    trials = (".scale_batch_size_", ".lr_find_")
+    return Path(trainer.ckpt_path or "").name.startswith(trials)
 
 
 def start_epoch_afresh(trainer: Trainer) -> None:

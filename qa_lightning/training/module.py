@@ -27,7 +27,7 @@ from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
 from qa_lightning.training.monitors import check_validation_interval
-from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
+from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradients
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -155,6 +155,7 @@ class QuestionAnsweringModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
+        use_window_attention(self.encoder)  # a process that was spawned has registered nothing yet
         self.check_data(self.datamodule)
 
     def check_data(self, data: SquadDataModule) -> None:
@@ -369,10 +370,8 @@ class QuestionAnsweringModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as `--trainer.gradient_clip_val` says, also for a fused optimizer and with FSDP."""
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            clip_gradient_norm(self, optimizer, gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if gradient_clip_val:
+            clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""

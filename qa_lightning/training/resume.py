@@ -79,7 +79,6 @@ class LastCheckpoint(Callback):
         self.write = write
         self.position = Position()
         self._random: dict[str, Any] = {}
-        self._steps: dict[str, Any] = {}
         self._resumed = False
         self._stepping = False  # during the optimizer's step
         self._accumulating = False  # gradients wait for further ones
@@ -106,7 +105,7 @@ class LastCheckpoint(Callback):
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, state)
         checkpoint[POSITION] = {**asdict(position), "random": states}
-        checkpoint[STEPS] = self._steps
+        checkpoint[STEPS] = what_steps_are_made_of(trainer, pl_module.datamodule)  # type: ignore[arg-type]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -116,15 +115,15 @@ class LastCheckpoint(Callback):
         if not saved:
             rank_zero_warn("the checkpoint does not say how far training had come in its epoch")
             return
-        check_resumable(checkpoint, trainer, pl_module.datamodule)  # type: ignore[arg-type]
+        if not lightning_private.is_trial(trainer):
+            check_resumable(checkpoint, trainer, pl_module.datamodule)  # type: ignore[arg-type]
         states = saved.pop("random")
         self._random = states[trainer.global_rank % len(states)]
         self.position = self._written = Position(**saved)
         self._resumed = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a killed run left half written; remember what a step is made of."""
-        self._steps = what_steps_are_made_of(trainer, pl_module.datamodule)  # type: ignore[arg-type]
+        """Remove what a killed run left half written."""
         if trainer.is_global_zero and self.folder(trainer).is_dir():
             for path in self.folder(trainer).glob(f".*{PARTIAL}"):
                 path.unlink(missing_ok=True)
