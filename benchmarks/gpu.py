@@ -128,7 +128,6 @@ def trainer_of(given: argparse.Namespace, precision: str, *callbacks: Any) -> Tr
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,
     )
 
 

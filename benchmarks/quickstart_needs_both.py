@@ -55,7 +55,6 @@ def train(masked: str) -> tuple[float, float]:
         **config["trainer"],
         precision=choose_precision("auto", sizes.dim, sizes.hidden_dim)[0],
         gradient_clip_val=1.0,
-        use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

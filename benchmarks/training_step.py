@@ -154,7 +154,6 @@ def windows_per_second(variant: Variant, given: argparse.Namespace) -> float:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     plain = patch.object(hardware, "mkl_leaves_width_unused", lambda: False)
     with nullcontext() if variant.fast_linear else plain:

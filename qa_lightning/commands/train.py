@@ -12,19 +12,16 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import qa_lightning
 from qa_lightning.commands.parser import MistakesAsUserErrors
+from qa_lightning.commands.saved_settings import take_from_model, take_from_run
+from qa_lightning.commands.users_parts import bar_unless_given, plugins_and_precision, put_first
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
@@ -36,7 +33,6 @@ from qa_lightning.model.run_folder import CHECKPOINTS, CONFIG, LAST
 from qa_lightning.training import lightning_private, slurm
 from qa_lightning.training.best_model import SaveBestModel
 from qa_lightning.training.checkpoint_files import (
-    AtomicCheckpointIO,
     newest_checkpoint,
     newest_runs_first,
 )
@@ -45,16 +41,11 @@ from qa_lightning.training.evaluation_files import EvaluationFiles
 from qa_lightning.training.failures import as_user_error, check_folder
 from qa_lightning.training.guards import FiniteLoss
 from qa_lightning.training.module import QuestionAnsweringModule
+from qa_lightning.training.monitors import best_is, check_monitors
 from qa_lightning.training.optimizer import check_schedule_ends, compute_as_ddp
 from qa_lightning.training.panels import ValidationPanels
-from qa_lightning.training.progress_bar import progress_bar
-from qa_lightning.training.resume import (
-    POSITION,
-    PRECISION,
-    SHARDED,
-    Interrupted,
-    LastCheckpoint,
-)
+from qa_lightning.training.resume import PRECISION, Interrupted, LastCheckpoint
+from qa_lightning.training.resume_checks import POSITION, check_resumable
 from qa_lightning.training.run_folder import RUNS, RunFolder, leaves_files, next_run, run_folder
 from qa_lightning.training.run_record import RunRecord, is_of_job
 from qa_lightning.training.throughput import Throughput
@@ -73,7 +64,7 @@ CHOSEN_PRECISION = "QA_LIGHTNING_PRECISION"
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",
     "checkpoint.monitor": "val/exact",
-    "checkpoint.mode": "max",
+    "checkpoint.mode": "auto",  # the lowest loss is the best, and the highest of all other figures
     "checkpoint.save_top_k": 1,
     "checkpoint.save_last": True,
     "checkpoint.enable_version_counter": False,
@@ -82,7 +73,6 @@ CHECKPOINT_DEFAULTS = {
 IGNORED_WARNINGS = (
     "does not have many workers",  # a batch is assembled in well under a millisecond
     "callbacks used to create the checkpoint",  # an evaluation needs none of them
-    "predict returned None",  # a callback writes what the metric keeps
     "treespec, LeafSpec",  # Lightning's own, about torch
     "It is recommended to use .self.log.*sync_dist",  # all processes have the same figures
     "your dataloader is not resumable",  # `LastCheckpoint` resumes it
@@ -157,6 +147,11 @@ class QuestionAnsweringCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and remember which options were given."""
+        super().parse_arguments(parser, args)
+        self._given = parser.parse_args(args, defaults=False).as_dict()
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
@@ -172,20 +167,22 @@ class QuestionAnsweringCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Find the checkpoint and take the model's hyperparameters from it."""
+        """Find the checkpoint; take the settings that belong to it, or to the model, from there."""
         options = self.config[self.config["subcommand"]]
         if options.get("ckpt_path") in ("last", "hpc"):
             options["ckpt_path"] = self._find(options["ckpt_path"])
         path = options.get("ckpt_path")
-        if not path or path in ("best", "registry"):
+        if path in ("best", "registry"):
             return
         try:
-            self._checkpoint = read_checkpoint(path)
+            self._checkpoint = read_checkpoint(path) if path else None
         except UserError as error:
             raise UserError(f"--ckpt_path: {error}") from error
-        saved = self._checkpoint["hyper_parameters"]
-        for name in saved.keys() & vars(options["model"]):
-            options["model"][name] = saved[name]
+        given = self._given[self.config["subcommand"]]
+        if self.config["subcommand"] != "fit":
+            take_from_model(options, given, path, self._checkpoint)
+        elif self._checkpoint is not None:
+            take_from_run(options, given, self._checkpoint)
 
     def _find(self, which: Literal["last", "hpc"]) -> str | None:
         """The newest checkpoint of the newest run that has one; with "hpc", of this SLURM job's.
@@ -230,6 +227,8 @@ class QuestionAnsweringCLI(LightningCLI):
             trainer["log_every_n_steps"] = 50 if on_cuda else 10
         if trainer["accelerator"] == "cpu" or not torch.cuda.is_available():
             keep_freed_memory()
+        if options["checkpoint"]["mode"] == "auto":
+            options["checkpoint"]["mode"] = best_is(options["checkpoint"]["monitor"] or "")
         if data["tokenizer"] is None:
             if self._checkpoint is not None:
                 cache = data["cache_dir"]
@@ -244,22 +243,14 @@ class QuestionAnsweringCLI(LightningCLI):
         self.model.check_data(self.datamodule)
         if self.subcommand != "fit":
             return
+        check_monitors(self.trainer)
         if self.trainer.max_steps == self.trainer.max_epochs == -1:
             check_schedule_ends(float("inf"))
-        self._check_strategy()
         compute_as_ddp(self.trainer)
+        if self._checkpoint is not None:
+            check_resumable(self._checkpoint, self.trainer, self.datamodule)
         if self.trainer.checkpoint_callbacks and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             check_folder(self._folder(), self.model)
-
-    def _check_strategy(self) -> None:
-        """Refuse to resume a run that numbered the optimizer's state in another order."""
-        saved = (self._checkpoint or {}).get(POSITION)
-        sharded = isinstance(self.trainer.strategy, FSDPStrategy)
-        if saved and saved.get(SHARDED, False) != sharded:
-            raise UserError(
-                f"--ckpt_path: this run was started {'without' if sharded else 'with'} "
-                "--trainer.strategy fsdp, and can only be resumed so"
-            )
 
     def _folder(self) -> Path:
         """Where checkpoints go, as far as it is known before the run has a folder."""
@@ -299,12 +290,17 @@ class QuestionAnsweringCLI(LightningCLI):
         # Also in the configuration that is saved with the run.
         options["precision"] = self._get(self.config, "trainer")["precision"] = precision
         fitting = self.subcommand == "fit"
-        with_bar = options["enable_progress_bar"] is not False
+        if options["barebones"]:
+            raise UserError(
+                "--trainer.barebones true trains without checkpoints, logs and scores: leave it out"
+            )
         name = RUNS if fitting else f"{RUNS}/{self.subcommand}"
         runs = Path(options["default_root_dir"] or ".", name)
         resumed = self._run if fitting else None
         self._run_folder = RunFolder(resumed or next_run(runs), resumed=resumed is not None)
-        callbacks: list[Callback] = [self._run_folder, *([progress_bar()] if with_bar else [])]
+        bar = bar_unless_given(options["callbacks"], options["enable_progress_bar"])
+        callbacks = [self._run_folder, *bar]
+        best: ModelCheckpoint | None = None
         if fitting:
             callbacks += [FiniteLoss(), RunRecord(), Throughput(), ValidationPanels()]
         if options["logger"] in (None, True):
@@ -319,29 +315,38 @@ class QuestionAnsweringCLI(LightningCLI):
         if not fitting:
             self.save_config_callback = None
         if fitting and options["enable_checkpointing"] is not False:
-            settings = self._get(self.config, "checkpoint").as_dict()
-            last = LastCheckpoint(
-                settings.pop("every_n_train_steps"),
-                settings.pop("train_time_interval"),
-                write=bool(settings.pop("save_last")),
-            )
-            if options["limit_val_batches"] == 0:
-                settings["monitor"] = None  # nothing is validated: keep the newest
+            last, best = self._checkpoints(options["limit_val_batches"])
             # First, for it corrects the logging step before the other callbacks log.
-            callbacks = [last, *callbacks, SaveBestModel(), ModelCheckpoint(**settings)]
+            callbacks = [last, *callbacks, SaveBestModel(), best]
         if not fitting:
             callbacks.append(EvaluationFiles(self._get(self.config, "output")))
         self.trainer_defaults["callbacks"] = callbacks
-        plugins = options["plugins"] or []
-        kwargs["plugins"] = [
-            *(plugins if isinstance(plugins, list) else [plugins]),
-            AtomicCheckpointIO(),
-        ]
+        precision = self._given[str(self.subcommand)].get("trainer", {}).get("precision")
+        kwargs |= plugins_and_precision(options["plugins"], precision, options["precision"])
         try:
-            # The datamodule shards its batches itself, with a sampler that Lightning does not know.
-            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"the options of --trainer do not go together: {error}") from error
+        put_first(best, trainer)
+        return trainer
+
+    def _checkpoints(self, limit_val_batches: Any) -> tuple[LastCheckpoint, ModelCheckpoint]:
+        """The callbacks that write `last.ckpt` and `best.ckpt`."""
+        settings = self._get(self.config, "checkpoint").as_dict()
+        last = LastCheckpoint(
+            settings.pop("every_n_train_steps"),
+            settings.pop("train_time_interval"),
+            write=bool(settings.pop("save_last")),
+        )
+        if settings["save_top_k"] not in (0, 1) and "{" not in settings["filename"]:
+            raise UserError(
+                f"--checkpoint.save_top_k {settings['save_top_k']} would write them all to "
+                f"{settings['filename']}.ckpt: say --checkpoint.filename={{epoch}}-{{step}}, or "
+                "keep more beside the best with --trainer.callbacks+=ModelCheckpoint"
+            )
+        if limit_val_batches == 0:
+            settings["monitor"] = None  # nothing is validated: keep the newest
+        return last, ModelCheckpoint(**settings)
 
     def _logger_of_resumed_run(self) -> dict[str, Any]:
         """Options of a logger that continues a run's curves from the checkpoint on."""

@@ -85,10 +85,7 @@ class WindowDataset(Dataset[Batch]):
         windows = self.windows
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1:
-            raise TypeError(
-                "this data set gives whole batches, by a list of window rows; if Lightning asked "
-                "for one window, make the Trainer with use_distributed_sampler=False"
-            )
+            raise TypeError("this data set gives whole batches, by a list of window rows")
         length = windows.lengths[rows].astype(np.int64)
         width = windows.settings.window
         if self.padding == "batch":

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Literal
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 from qa_lightning.data.batches import PAD_TO_MULTIPLE, round_up
 
@@ -21,7 +21,7 @@ SPARE_TOKENS = 8
 
 
 @dataclass(eq=False, repr=False)
-class WindowSampler(Sampler[np.ndarray]):
+class WindowSampler(DistributedSampler[np.ndarray]):
     """Batches of window rows for one process, the same on every run with the same seed and epoch.
 
     An epoch gives every window once, and all processes the same number of batches. In training, the
@@ -31,6 +31,8 @@ class WindowSampler(Sampler[np.ndarray]):
     round differently in another batch, and scores must not. Processes that would get one batch less
     get a duplicate of the last one; its windows are recognised by their key. Packed batches hold
     about the same number of tokens, not of windows, and are assigned whole.
+
+    It is a DistributedSampler so that Lightning, which looks for one, does not add its own.
     """
 
     lengths: np.ndarray  # tokens of every window
@@ -131,6 +133,16 @@ class WindowSampler(Sampler[np.ndarray]):
             for batch in random.permutation(len(assigned)):
                 if (at[part] + batch) % self.world_size == self.rank:
                     yield drawn[assigned[batch]]
+
+
+class FixedSampler(WindowSampler, SequentialSampler):  # type: ignore[misc]
+    """The order of the first epoch in every epoch, for `Trainer(overfit_batches=...)`.
+
+    It is a SequentialSampler so that Lightning, which wants one then, keeps it.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Keep the order."""
 
 
 def _assign(lengths: np.ndarray, batches: int) -> list[list[int]]:

@@ -4,11 +4,50 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from qa_lightning.evaluation.spans import Answers, best_texts, candidates
+import pyarrow as pa
+
+from qa_lightning.evaluation.spans import NO_SPAN, Answers, WindowScores, best_texts, candidates
 
 ANSWERS = "answers.json"
+
+
+class WindowPrediction(TypedDict):
+    """The best span of one window; a question's answer is the best over its windows."""
+
+    id: str  # of the question
+    window: int  # its number among the question's windows, from 0
+    text: str  # "" without any legal span
+    start: int | None  # characters of the context
+    end: int | None  # one past the last
+    score: float  # sum of start and end logit; -inf without any legal span
+    null_score: float  # the question's is the lowest over its windows
+
+
+def window_predictions(
+    scores: WindowScores, questions: pa.Table, contexts: pa.Table
+) -> list[WindowPrediction]:
+    """The best span of every window; tables as in `qa_lightning.data.tables`."""
+    of_windows = questions.select(["id", "context"]).take(scores.key[:, 0])
+    texts = contexts["text"].take(of_windows["context"]).to_pylist()
+    rows = zip(
+        *(of_windows["id"].to_pylist(), scores.key[:, 1].tolist(), texts),
+        *(scores.spans[:, 0].tolist(), scores.scores[:, 0].tolist(), scores.null.tolist()),
+        strict=True,
+    )
+    return [
+        WindowPrediction(
+            id=name,
+            window=window,
+            text="" if start == NO_SPAN else text[start:end],
+            start=None if start == NO_SPAN else start,
+            end=None if start == NO_SPAN else end,
+            score=score,
+            null_score=null,
+        )
+        for name, window, text, (start, end), score, null in rows
+    ]
 
 
 def write_predictions(

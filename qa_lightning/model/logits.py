@@ -92,7 +92,7 @@ def prepare_encoder(encoder: PreTrainedModel) -> PreTrainedModel:
     if packs(encoder):
         use_window_attention(encoder)
     for name, child in encoder.named_children():
-        if isinstance(child, nn.Linear):
+        if type(child) is nn.Linear:
             setattr(encoder, name, replaced_linear(child, Float32Linear))
     use_fast_linear(encoder.base_model)
     return encoder

@@ -65,7 +65,7 @@ class InferenceSettings:
         where = resolve(name) / "config.json"
         config = read_config(where.parent)
         if WINDOWS in config:
-            windows = _window_settings(config[WINDOWS], str(where))
+            windows = WindowSettings(**windows_of_values(config[WINDOWS], str(where)))
         else:  # a model of another project: the default settings, as far as they fit
             windows, limit = WindowSettings(), tokenizer.model_max_length
             if limit < windows.window:
@@ -123,7 +123,8 @@ class TrainedModel:
         except RuntimeError as error:
             raise UserError(f"{path}: its weights do not fit its configuration") from error
         tokenizer = restore_tokenizer(content["tokenizer"])
-        windows = _window_settings(content.get("datamodule_hyper_parameters") or {}, str(path))
+        saved = content.get("datamodule_hyper_parameters") or {}
+        windows = WindowSettings(**windows_of_values(saved, str(path)))
         settings = InferenceSettings(tokenizer, windows, *_tuned(content, str(path)))
         return cls(encoder, settings)
 
@@ -159,8 +160,19 @@ def _without_labels(windows: WindowSettings) -> dict[str, int | bool | str]:
     return {name: value for name, value in vars(windows).items() if name != "every_answer"}
 
 
-def _window_settings(values: Any, where: str) -> WindowSettings:
-    """Window settings from a file's content, which may hold other keys too."""
+def windows_of_folder(name: str) -> dict[str, Any]:
+    """The window settings in the config.json of a folder or hub model; empty if it has none."""
+    folder = resolve(name)
+    config = read_config(folder)
+    return windows_of_values(config[WINDOWS], str(folder)) if WINDOWS in config else {}
+
+
+def windows_of_values(values: Any, where: str) -> dict[str, Any]:
+    """Window settings, but for `every_answer`, from a file's content, which may hold other keys.
+
+    Raises:
+        UserError: a value is not of its setting's type.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: {WINDOWS} must be an object, not {values!r}")
     given = {}
@@ -168,4 +180,4 @@ def _window_settings(values: Any, where: str) -> WindowSettings:
         if name in values and type(values[name]) is not type(default):
             raise UserError(f"{where}: {WINDOWS}.{name} cannot be {values[name]!r}")
         given[name] = values.get(name, default)
-    return WindowSettings(**given)
+    return given

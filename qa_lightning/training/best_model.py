@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from qa_lightning.evaluation.figures import learning_curve_figure
-from qa_lightning.model.run_folder import LEARNING_CURVE, MODEL
+from qa_lightning.model.run_folder import LAST, LEARNING_CURVE, MODEL
 from qa_lightning.model.trained_model import TrainedModel
 from qa_lightning.training.loggers import log_final_figures, where_to_look
 from qa_lightning.training.run_folder import run_folder
@@ -72,6 +72,10 @@ class SaveBestModel(Callback):
         if not trainer.is_global_zero:
             return
         best = checkpoint.best_model_path or checkpoint.last_model_path
+        last = Path(checkpoint.dirpath or ".") / LAST
+        if not best and last.is_file():
+            rank_zero_info(f"{checkpoint.monitor} was never logged: the model is that of {LAST}")
+            best = str(last)
         if not best:
             return
         TrainedModel.from_checkpoint(Path(best)).save(run / MODEL)

@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code, found by age."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write it, see `write_atomically`."""
-        write_atomically(checkpoint, Path(path))
+        """Write it, see `write_atomically`, but for callbacks' states that could not be read."""
+        callbacks = checkpoint.get("callbacks", {})
+        plain = {name: state for name, state in callbacks.items() if _is_plain(state)}
+        for name in callbacks.keys() - plain.keys():
+            rank_zero_warn(
+                f"the state of {name} is left out of {path}: it holds more than tensors and plain "
+                "values, and a file with it could not be read safely"
+            )
+        write_atomically({**checkpoint, "callbacks": plain}, Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -65,6 +73,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read it; `weights_only` is always on, for a file must not run code."""
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return content
+
+
+def _is_plain(state: Any) -> bool:
+    """Whether a callback's state can be saved, and read again without running code."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # pickle raises what the object's own class raises, too
+        return False
+    return True
 
 
 def newest_runs_first(runs: Path) -> list[Path]:

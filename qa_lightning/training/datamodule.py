@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import distributed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -21,7 +22,7 @@ from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.checks import reading_findings
 from qa_lightning.data.download import default_cache_dir
 from qa_lightning.data.pair import PairLayout
-from qa_lightning.data.sampler import WindowSampler
+from qa_lightning.data.sampler import FixedSampler, WindowSampler
 from qa_lightning.data.selection import Selection
 from qa_lightning.data.sources import Source, resolve_source
 from qa_lightning.data.squad import read_squad
@@ -164,20 +165,26 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
+        self._digests: dict[Split, str] = {}
 
     def prepare_data(self) -> None:
-        """Download, read, tokenise and cache, on one process of each machine."""
-        if self.trainer is None or self.trainer.state.fn is None:
-            raise UserError("a SquadDataModule is used by a Trainer: trainer.fit(model, data)")
+        """Download, read, tokenise and cache, on one process of each machine.
+
+        What the Trainer is about to do says which splits; without a Trainer those of `fit`.
+        """
+        fn = self.trainer.state.fn if self.trainer is not None else None
+        self._prepare(fn.value if fn else "fit")
+
+    def _prepare(self, stage: str) -> None:
         tables: dict[str, SquadTables] = {}  # by digest: each source is read once
-        for split in self._splits(self.trainer.state.fn.value):
+        for split in self._splits(stage):
             if split in self._windows:  # by an earlier stage
                 continue
             folder = self._folder(split)
             if folder.exists():  # it appears when it is complete
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
-                self._prepare(split, folder, tables)
+                self._make_windows(split, folder, tables)
             windows = self._windows[split] = open_windows(folder)
             name = self.source(split).name
             if split != "predict":
@@ -185,7 +192,12 @@ class SquadDataModule(LightningDataModule):
             self._describe(split)
 
     def setup(self, stage: str) -> None:
-        """Open the cached windows, on every process that has not prepared them itself."""
+        """Open the cached windows, on every process that has not prepared them itself.
+
+        Without a Trainer, those that `prepare_data` did not know of are prepared here.
+        """
+        if self.trainer is None:
+            self._prepare(stage)
         for split in self._splits(stage):
             if split not in self._windows:
                 self._windows[split] = open_windows(self._folder(split))
@@ -254,13 +266,19 @@ class SquadDataModule(LightningDataModule):
         settings = self.window_settings
         return replace(settings, every_answer=settings.every_answer and split in ("train", "val"))
 
-    def _folder(self, split: Split) -> Path:
-        """Where the split's windows are cached: a name made of all that they depend on."""
+    def windows_digest(self, split: Split) -> str:
+        """Digest of all that a split's windows depend on."""
+        if split not in self._digests:
+            self._digests[split] = self._digest(split, None)
+        return self._digests[split]
+
+    def _digest(self, split: Split, version: int | None) -> str:
+        """The same, and of the version of the files that keep the windows."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # what its last use may have left switched on
         backend.no_padding()
         depends_on = {
-            "format": FORMAT,
+            "format": version,
             "data": self.source(split).digest,
             "selection": asdict(self._selection(split)),
             "labels": split != "predict",
@@ -268,10 +286,13 @@ class SquadDataModule(LightningDataModule):
             "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
             "layout": asdict(PairLayout.of(self.tokenizer)),
         }
-        name = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
-        return self.cache_dir / "windows" / name
+        return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _prepare(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
+    def _folder(self, split: Split) -> Path:
+        """Where the split's windows are cached."""
+        return self.cache_dir / "windows" / self._digest(split, FORMAT)
+
+    def _make_windows(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
         """Read (unless `tables` has it already), window and cache a split."""
         source = self.source(split)
         if source.digest not in tables:
@@ -315,18 +336,27 @@ class SquadDataModule(LightningDataModule):
             f"{windows.lengths.mean():.0f} tokens on average"
         )
 
+    def _process(self) -> tuple[int, int]:
+        """This process's rank and the number of processes: the Trainer's, or those of torch."""
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        started = distributed.is_available() and distributed.is_initialized()
+        return (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
+
     def _loader(self, split: Split) -> DataLoader:
         windows = self.windows(split)
         training = split == "train"
         workers = self.hparams["num_workers"]
         batching: Literal["grouped", "random", "packed"] = self.hparams["batching"]
-        sampler = WindowSampler(
+        overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        rank, world_size = self._process()
+        sampler = (FixedSampler if overfitting else WindowSampler)(
             windows.lengths,
             self.hparams["batch_size" if training else "eval_batch_size"],
             order=batching if training else "sorted",
             seed=self.hparams["seed"],
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=rank,
+            world_size=world_size,
         )
         return WindowLoader(
             WindowDataset(

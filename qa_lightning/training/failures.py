@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.filesize import decimal
 from torch import nn
 
@@ -61,7 +62,7 @@ def as_user_error(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # every library has a type of its own for these
-        message = _worker(error) or _memory(error) or _disk(error, folder)
+        message = _worker(error) or _memory(error) or _disk(error, folder) or _configuration(error)
         if message is None:
             raise
         raise UserError(message) from error
@@ -112,6 +113,14 @@ def _disk(error: Exception, folder: Path) -> str | None:
         "the last checkpoint (--ckpt_path), or choose another folder: "
         "--trainer.default_root_dir FOLDER"
     )
+
+
+def _configuration(error: Exception) -> str | None:
+    """Options that turn out not to fit what is trained or logged."""
+    words = "Early stopping conditioned on metric"  # a RuntimeError, unlike the others
+    if isinstance(error, MisconfigurationException) or words in str(error):
+        return str(error).strip()
+    return None
 
 
 def _existing(path: Path) -> Path:

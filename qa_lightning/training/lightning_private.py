@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -98,6 +99,12 @@ def logs_now(trainer: Trainer) -> bool:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     stepped = not trainer.fit_loop._should_accumulate()
     return bool(every) and stepped and trainer.global_step % every == 0
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether Lightning's tuner restores what it saved before it tried batch sizes or rates out."""
+    trials = (".scale_batch_size_", ".lr_find_")
+    return Path(trainer.ckpt_path or "").name.startswith(trials)
 
 
 def start_epoch_afresh(trainer: Trainer) -> None:

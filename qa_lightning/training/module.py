@@ -14,7 +14,8 @@ from qa_lightning.data.windows import IGNORED, NO_ANSWER_HERE, no_answer_share
 from qa_lightning.errors import UserError, require_valid
 from qa_lightning.evaluation.calibration import Tuned, threshold_for_share
 from qa_lightning.evaluation.metric import SquadMetric
-from qa_lightning.evaluation.spans import spans_of_windows
+from qa_lightning.evaluation.predictions import WindowPrediction, window_predictions
+from qa_lightning.evaluation.spans import WindowScores, spans_of_windows
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
@@ -40,7 +41,8 @@ from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training import lightning_private
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
-from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradient_norm
+from qa_lightning.training.monitors import check_validation_interval
+from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,12 +189,13 @@ class QuestionAnsweringModule(LightningModule):
             return
         if self.compile_encoder:
             check_compiler(self.trainer.strategy.root_device)
-        if self.hparams["unanswerable_share"] is not None:
-            self.datamodule.setup("fit")
-            self._weigh_classes()
+        self.datamodule.setup("fit")
+        check_validation_interval(self.trainer, len(self.datamodule.train_dataloader()))
+        self._weigh_classes()
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
+        prepare_encoder(self.encoder)  # a process that was spawned has registered nothing yet
         self.check_data(self.datamodule)
 
     def check_data(self, data: SquadDataModule) -> None:
@@ -307,8 +310,8 @@ class QuestionAnsweringModule(LightningModule):
             loss = self.trainer.logged_metrics["train/loss"]
             self.trainer.progress_bar_metrics["train/loss"] = float(loss)
 
-    def _evaluate(self, batch: Batch, metric: SquadMetric) -> None:
-        """Keep the best spans and the null score of every window of the batch."""
+    def _evaluate(self, batch: Batch, metric: SquadMetric) -> dict[str, Tensor]:
+        """Keep, and give, the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
         logits = self(batch.input_ids, batch.attention_mask, None, batch.token_type_ids)
@@ -325,14 +328,16 @@ class QuestionAnsweringModule(LightningModule):
         hits = torch.stack(
             [start.argmax(1) == batch.label_start, end.argmax(1) == batch.label_end], dim=1
         )
-        metric.update(
-            key=batch.key,
-            null=null,
-            spans=spans,
-            scores=scores,
-            loss=loss.masked_fill(unlabelled, float("nan")),
-            token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
-        )
+        evaluated = {
+            "key": batch.key,
+            "null": null,
+            "spans": spans,
+            "scores": scores,
+            "loss": loss.masked_fill(unlabelled, float("nan")),
+            "token_hits": hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
+        }
+        metric.update(**evaluated)
+        return evaluated
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate a batch of validation windows, or of those held out from training."""
@@ -342,9 +347,17 @@ class QuestionAnsweringModule(LightningModule):
         """Evaluate a batch of test windows."""
         self._evaluate(batch, self.metric)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Evaluate a batch of windows to predict on."""
-        self._evaluate(batch, self.metric)
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[WindowPrediction]:
+        """Evaluate a batch of windows to predict on; gives the best span of every window.
+
+        A question's windows may lie in several batches. For answers to questions, as files, give
+        the Trainer the callback `qa_lightning.training.evaluation_files.EvaluationFiles(folder)`.
+        """
+        windows = self.datamodule.windows("predict")
+        evaluated = self._evaluate(batch, self.metric)
+        names = ("key", "null", "spans", "scores")
+        scores = WindowScores(*(evaluated[name].cpu().numpy() for name in names))
+        return window_predictions(scores, windows.questions, windows.contexts)
 
     def on_validation_epoch_start(self) -> None:
         """Empty the metrics."""
@@ -436,10 +449,8 @@ class QuestionAnsweringModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as `--trainer.gradient_clip_val` says, also for a fused optimizer and with FSDP."""
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            clip_gradient_norm(self, optimizer, gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if gradient_clip_val:
+            clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm or "norm")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""

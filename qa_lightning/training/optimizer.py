@@ -77,18 +77,20 @@ def compute_as_ddp(trainer: Trainer) -> None:
         strategy.mixed_precision = strategy.mixed_precision or kept
 
 
-def clip_gradient_norm(
-    module: LightningModule, optimizer: torch.optim.Optimizer, limit: float
+def clip_gradients(
+    module: LightningModule, optimizer: torch.optim.Optimizer, limit: float, algorithm: str
 ) -> None:
-    """Scale gradients down to a norm.
+    """Scale gradients down to a norm ("norm"), or cut each of their values off ("value").
 
     Lightning refuses to clip for a fused optimizer, since that could undo loss scaling by itself;
     without a loss scaler (bfloat16, float32) there is nothing to undo. With FSDP a process has
     shards of the gradients, and only the wrapped model can compute their norm.
     """
-    if isinstance(module.trainer.strategy, FSDPStrategy):
+    by_norm = algorithm == "norm"
+    if by_norm and isinstance(module.trainer.strategy, FSDPStrategy):
         module.trainer.model.clip_grad_norm_(limit)  # type: ignore[union-attr,operator]
     elif getattr(optimizer, "_step_supports_amp_scaling", False):
-        torch.nn.utils.clip_grad_norm_(module.parameters(), limit)
+        clip = torch.nn.utils.clip_grad_norm_ if by_norm else torch.nn.utils.clip_grad_value_
+        clip(module.parameters(), limit)
     else:
-        module.clip_gradients(optimizer, limit, "norm")
+        module.clip_gradients(optimizer, limit, algorithm)

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from qa_lightning.errors import UserError
 from qa_lightning.model.run_folder import LAST
 from qa_lightning.training import lightning_private, slurm
 from qa_lightning.training.agreement import Agreement
@@ -27,19 +25,19 @@ from qa_lightning.training.random_state import (
     restore_random_state,
     torch_random_state,
 )
+from qa_lightning.training.resume_checks import (
+    POSITION,
+    STEPS,
+    check_resumable,
+    what_steps_are_made_of,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
 
-POSITION = "position"
-"""Key of a checkpoint under which it says how far training had come."""
-
-SHARDED = "sharded"
-"""Key there: whether the optimizer's state is numbered as FSDP does it, unlike all others."""
-
 PRECISION = "precision"
-"""Key there: the precision that the run computes in, and resumes in."""
+"""Key of the position: the precision that the run computes in, and resumes in."""
 
 INTERVAL = timedelta(minutes=10)
 """Time between two writings of `last.ckpt`, if nothing else is asked for."""
@@ -108,13 +106,12 @@ class LastCheckpoint(Callback):
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, state)
-        sharded = isinstance(trainer.strategy, FSDPStrategy)
         checkpoint[POSITION] = {
             **asdict(position),
             "random": states,
-            SHARDED: sharded,
             PRECISION: str(trainer.precision),
         }
+        checkpoint[STEPS] = what_steps_are_made_of(trainer, pl_module.datamodule)  # type: ignore[arg-type]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -124,11 +121,8 @@ class LastCheckpoint(Callback):
         if not saved:
             rank_zero_warn("the checkpoint does not say how far training had come in its epoch")
             return
-        if saved.pop(SHARDED, None) is None:
-            raise UserError(
-                "this checkpoint was written by an earlier version: it can be used "
-                "(--model.pretrained with its model folder), but not resumed"
-            )
+        if not lightning_private.is_trial(trainer):
+            check_resumable(checkpoint, trainer, pl_module.datamodule)  # type: ignore[arg-type]
         states = saved.pop("random")
         saved.pop(PRECISION, None)
         self._random = states[trainer.global_rank % len(states)]

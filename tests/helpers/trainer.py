@@ -41,7 +41,6 @@ def make_trainer(folder: Path, *callbacks: Callback, **more: Any) -> Trainer:
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "use_distributed_sampler": False,
         "default_root_dir": folder,
     }
     return Trainer(**{**settings, **more}, callbacks=list(callbacks))

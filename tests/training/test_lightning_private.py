@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.tuner import batch_size_scaling, lr_finder
 
 from qa_lightning.training import lightning_private
 from qa_lightning.training.lightning_private import Position, normalize_loop_state
@@ -79,6 +81,16 @@ def test_the_question_for_sigterm_can_be_left_out(trainer: Trainer) -> None:
     assert callable(getattr(trainer.fit_loop.epoch_loop, lightning_private.SIGTERM_QUESTION)), WHERE
     lightning_private.leave_signals_to_us(trainer)
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+
+
+def test_what_the_tuner_saves_is_told_by_its_name(trainer: Trainer) -> None:
+    for module, name in ((batch_size_scaling, ".scale_batch_size_1"), (lr_finder, ".lr_find_1")):
+        assert f'"{name[:-1]}{{' in inspect.getsource(module), WHERE
+        trainer.ckpt_path = f"runs/{name}.ckpt"
+        assert lightning_private.is_trial(trainer)
+    for path in (None, "runs/last.ckpt"):
+        trainer.ckpt_path = path
+        assert not lightning_private.is_trial(trainer)
 
 
 def test_normalizing_keeps_the_shape_and_states_the_position(trainer: Trainer) -> None:

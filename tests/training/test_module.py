@@ -262,7 +262,6 @@ def trainer_of(folder: Path, **settings: Any) -> Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,
         **{"logger": False, "max_steps": 1, "limit_val_batches": 0, **settings},
     )
 

@@ -56,7 +56,7 @@ def fit(
     usual = {
         **{"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1},
         **{"enable_progress_bar": False, "enable_model_summary": False},
-        **{"enable_checkpointing": False, "use_distributed_sampler": False},
+        **{"enable_checkpointing": False},
     }
     trainer = Trainer(callbacks=[ValidationPanels(), *callbacks], **(usual | options))
     trainer.fit(module, datamodule=data)

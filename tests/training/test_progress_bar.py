@@ -66,7 +66,6 @@ def test_it_fits_on_a_line_of_a_hundred_characters(
         callbacks=[TerminalBar()],
         **{"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "logger": False},
         **{"enable_model_summary": False, "enable_checkpointing": False},
-        use_distributed_sampler=False,
     ).fit(
         QuestionAnsweringModule(str(tiny_encoder)),
         datamodule=SquadDataModule(

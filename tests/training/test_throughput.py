@@ -288,7 +288,6 @@ def test_in_a_real_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        use_distributed_sampler=False,
         default_root_dir=tmp_path,
         callbacks=[meter, counter, Ticking()],
     ).fit(QuestionAnsweringModule(str(tiny_encoder)), data)
