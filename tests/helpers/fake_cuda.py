@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from qa_lightning.data.batches import Batch, BatchSize, Packing  # noqa: E402
 from qa_lightning.training.module import QuestionAnsweringModule  # noqa: E402
-from qa_lightning.training.optimizer import clip_gradient_norm  # noqa: E402
+from qa_lightning.training.optimizer import clip_gradients  # noqa: E402
 from tests.helpers.encoders import TINY  # noqa: E402
 
 CUDA = torch.device("cuda", 0)
@@ -103,7 +103,7 @@ def main(precision: str, batching: str, planted: bool) -> None:
         if precision == "16-mixed":
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         else:
-            clip_gradient_norm(module, optimizer, 1.0)
+            clip_gradients(module, optimizer, 1.0, "norm")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
