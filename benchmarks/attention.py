@@ -69,11 +69,11 @@ def main() -> int:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(5.05, 0.4, given.windows), 60, LONGEST).astype(np.int64)
     packing, mask = packing_of(lengths)
-    slots = len(packing.indices)
+    positions = len(packing.indices)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        shape = (1, slots, given.heads, given.size)
+        shape = (1, positions, given.heads, given.size)
         row = [torch.randn(shape, dtype=dtype).requires_grad_() for _ in range(3)]
         grad = torch.randn(shape, dtype=dtype)
         seconds: dict[str, list[float]] = {}
@@ -98,7 +98,7 @@ def main() -> int:
                     "largest difference": f"{error:.0e}",
                 }
             )
-    note = f"{given.windows} windows, {slots} slots, {given.heads} heads of {given.size}."
+    note = f"{given.windows} windows, {positions} positions, {given.heads} heads of {given.size}."
     record("Attention of packed windows", rows, note, to_file=given.record)
     return 0
 

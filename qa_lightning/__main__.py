@@ -44,13 +44,23 @@ def usage() -> str:
 
 
 def main() -> int:
-    """Run the command named on the command line; returns the exit status.
+    """Run the command named on the command line; returns the exit status."""
+    try:
+        return _run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # what reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
-    Nothing heavy is imported before the command is known to exist.
-    """
-    arguments = sys.argv[1:]
+
+def _run(arguments: list[str]) -> int:
+    """Run a command; nothing heavy is imported before it is known to exist."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        print(usage(), flush=True)
         return 0
     if arguments[0] == "--version":
         from qa_lightning import __version__
@@ -70,16 +80,7 @@ def main() -> int:
     run = import_module(f"qa_lightning.{module}").run
     gc.freeze()
     gc.enable()
-    try:
-        return int(run() if module == TRAINER else run(arguments[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return int(run() if module == TRAINER else run(arguments[1:]))
 
 
 if __name__ == "__main__":

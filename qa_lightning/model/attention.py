@@ -81,7 +81,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attend, as transformers calls it in every layer; weights are scaled by the head's size.
 
-    Queries, keys and values are `[windows, heads, tokens, size]`, packed `[1, heads, slots, size]`.
+    Queries, keys and values are `[windows, heads, tokens, size]`, those of a packed row
+    `[1, heads, positions, size]`.
     `attention_mask` is True where a key counts, bool `[windows, 1, 1, tokens]`, or None for all.
     `backend` is None for padded windows; for packed ones, `packed_arguments` gives the rest.
 
@@ -121,7 +122,7 @@ def _varlen(
     # Not part[0]: its backward pass fills a tensor with zeros and copies into it.
     query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     attended = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
-    assert isinstance(attended, Tensor)  # [slots, heads, size]
+    assert isinstance(attended, Tensor)  # [positions, heads, size]
     return attended.unsqueeze(0)
 
 
@@ -145,7 +146,7 @@ def _pad(
         return spread[:-1].view(windows, width, heads, size).transpose(1, 2)
 
     attended = _attend(padded(query), padded(key), padded(value), mask, dropout)
-    # Unused slots have the index one past the last token, where they find zeros.
+    # Unused positions have the index one past the last token, where they find zeros.
     flat = nn.functional.pad(attended.reshape(windows * width, heads, size), (0, 0, 0, 0, 0, 1))
     # Not flat[indices]: its backward pass sorts the indices.
     return flat.index_select(0, indices).unsqueeze(0)
