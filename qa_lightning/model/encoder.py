@@ -107,6 +107,7 @@ def load_encoder(
     where = str(folder / "config.json")
     source = read_config(folder)
     kind = source.get("model_type")
+    _check_is_encoder(kind, where)
     file = _weight_file(folder, sha256)
     moved = as_distilbert and kind != "distilbert"
     if moved:

@@ -185,7 +185,7 @@ class SquadDataModule(LightningDataModule):
                 rank_zero_info(f"{split}: windows found in the cache, nothing to tokenise")
             else:
                 self._make_windows(split, folder, tables)
-            windows = self._windows[split] = open_windows(folder)
+            windows = self._windows[split] = self._open(folder)
             name = self.source(split).name
             if split != "predict":
                 require_labels(windows.questions, name)
@@ -200,7 +200,7 @@ class SquadDataModule(LightningDataModule):
             self._prepare(stage)
         for split in self._splits(stage):
             if split not in self._windows:
-                self._windows[split] = open_windows(self._folder(split))
+                self._windows[split] = self._open(self._folder(split))
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, in an order that the seed and the epoch fix."""
@@ -284,13 +284,17 @@ class SquadDataModule(LightningDataModule):
             "labels": split != "predict",
             "windows": asdict(self._settings(split)),
             "tokenizer": hashlib.sha256(backend.to_str().encode()).hexdigest(),
-            "layout": asdict(PairLayout.of(self.tokenizer)),
+            "layout": asdict(replace(PairLayout.of(self.tokenizer), types=None)),
         }
         return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
 
     def _folder(self, split: Split) -> Path:
         """Where the split's windows are cached."""
         return self.cache_dir / "windows" / self._digest(split, FORMAT)
+
+    def _open(self, folder: Path) -> Windows:
+        """Open cached windows; whether they have token types is the tokenizer's affair."""
+        return replace(open_windows(folder), layout=PairLayout.of(self.tokenizer))
 
     def _make_windows(self, split: Split, folder: Path, tables: dict[str, SquadTables]) -> None:
         """Read (unless `tables` has it already), window and cache a split."""

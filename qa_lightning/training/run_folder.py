@@ -75,9 +75,11 @@ class RunFolder(Callback):
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
         finally:
-            for folder in (self.path, self.path.parent):
+            for folder in (self.path, *self.path.parents[:2]):
                 with suppress(OSError):  # it has content, or is gone
                     folder.rmdir()
+                if folder.name == RUNS:  # what lies around it is the user's
+                    break
 
 
 def next_run(runs: Path) -> Path:

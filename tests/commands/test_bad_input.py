@@ -103,11 +103,11 @@ class TestEncoder:
         )
 
     def test_another_architecture(self, place: Place) -> None:
-        folder = place.folder / "roberta"
+        folder = place.folder / "gpt2"
         folder.mkdir()
-        (folder / "config.json").write_text('{"model_type": "roberta"}')
+        (folder / "config.json").write_text('{"model_type": "gpt2"}')
         outcome = place.run("fit", "--model.pretrained", folder)
-        place.refused(outcome, folder / "config.json", "'roberta'", "DistilBERT")
+        place.refused(outcome, folder / "config.json", "'gpt2'", "is a decoder", "distilbert")
 
     def test_a_folder_that_is_not_there(self, place: Place) -> None:
         outcome = place.run("fit", "--model.pretrained", place.folder / "nowhere")

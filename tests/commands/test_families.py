@@ -17,21 +17,25 @@ from tests.helpers.stopping import Crash
 
 
 @pytest.mark.parametrize(
-    ("family", "batching"),
-    [("bert", "packed"), ("roberta", "packed"), ("deberta-v2", "grouped"), ("albert", "grouped")],
+    ("family", "more"),
+    [
+        ("bert", ["--data.batching", "packed"]),
+        ("bert", ["--model.as_distilbert", "true"]),
+        ("roberta", ["--data.batching", "packed"]),
+        ("deberta-v2", []),
+        ("albert", []),
+    ],
 )
-def test_train_resume_predict_answer_and_export(
-    family: str, batching: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_resume_predict_and_answer(family: str, more: list[str], tmp_path: Path) -> None:
     encoder = save_family(family, tmp_path / "encoder", head=False)
     content = squad_data(7, seed=1)
     data = tmp_path / "data.json"
     data.write_text(json.dumps(content))
     options: list[Any] = [
         *(*QUIET, *TINY_WINDOWS, "--data.batch_size", 6, "--data.cache_dir", tmp_path / "cache"),
-        *("--data.train", data, "--data.val", data, "--data.batching", batching),
+        *("--data.train", data, "--data.val", data),
     ]
-    training = [*options, "--model.pretrained", encoder, "--trainer.max_epochs", 2]
+    training = [*options, *more, "--model.pretrained", encoder, "--trainer.max_epochs", 2]
     stop = {
         "class_path": "tests.helpers.stopping.StopAt",
         "init_args": {"hook": "on_train_batch_start", "number": 7, "how": "crash"},
