@@ -110,11 +110,12 @@ def test_together_they_get_the_answers_that_each_gets_alone(answerer: Answerer) 
     alone = [answerer(question, context, threshold=99) for question, context in asked]
     sizes = []
 
-    def counting(questions: list[str], contexts: list[str], **options: Any) -> list[Answer]:
-        sizes.append(len(questions))
-        return answerer(questions, contexts, **options)
+    class Counting(LastWord):
+        def __call__(self, questions: Sequence[str], *rest: Any, **options: Any) -> list[Answer]:
+            sizes.append(len(questions))
+            return answerer(questions, *rest, **options)
 
-    with Batcher(counting, max_batch=16, max_wait=0.5) as batcher:  # type: ignore[arg-type]
+    with Batcher(Counting(), max_batch=16, max_wait=0.5) as batcher:  # type: ignore[arg-type]
         coming = [batcher.submit(*one, threshold=99) for one in asked]
         together = [one.result(60) for one in coming]
     assert sizes == [16, 16, 16, 16]
@@ -500,7 +501,11 @@ def test_the_interface_is_described(client: TestClient) -> None:
     asked = post["requestBody"]["content"]["application/json"]["schema"]
     assert set(asked["properties"]) == {"question", "context", "top_k", "threshold"}
     assert asked["required"] == ["question", "context"]
-    assert set(post["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    assert (
+        asked["properties"]["question"]["maxLength"],
+        asked["properties"]["context"]["maxLength"],
+    ) == (100, 1000)
+    assert set(post["responses"]) == {"200", "400", "408", "413", "415", "421", "422", "503"}
     answer = api["components"]["schemas"]["Answer"]["properties"]
     assert set(answer) == set(Answer.__dataclass_fields__)
     assert answer["start"]["description"].startswith("Its first character in the context")
