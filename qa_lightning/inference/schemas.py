@@ -16,21 +16,15 @@ def _whole(number: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-NOT_EMPTY = {"minLength": 1, "pattern": r"\S"}
-
-
 class Question(BaseModel):
     """A question about a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    question: str = Field(
-        description="What to ask.", examples=["Who wrote it?"], json_schema_extra=NOT_EMPTY
-    )
+    question: str = Field(description="What to ask.", examples=["Who wrote it?"])
     context: str = Field(
         description="The text to find the answer in.",
         examples=["It was written by Ada Lovelace."],
-        json_schema_extra=NOT_EMPTY,
     )
     top_k: Annotated[int, BeforeValidator(_whole)] = Field(
         default=TOP_K, ge=0, le=N_BEST, description="How many candidates to give beside the answer."
@@ -76,8 +70,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 def question_schema(limits: Limits) -> dict[str, Any]:
     """The JSON schema of a question, with the lengths that a service takes."""
     schema = Question.model_json_schema()
-    schema["properties"]["question"]["maxLength"] = limits.question
-    schema["properties"]["context"]["maxLength"] = limits.context
+    for name, most in (("question", limits.question), ("context", limits.context)):
+        schema["properties"][name] |= {"minLength": 1, "maxLength": most, "pattern": r"\S"}
     return schema
 
 

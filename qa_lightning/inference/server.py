@@ -139,7 +139,7 @@ class Server(uvicorn.Server):
             lifespan="off",
             ws="none",
             server_header=False,
-            timeout_graceful_shutdown=int(2 * LAST_SECONDS),
+            timeout_graceful_shutdown=int(LAST_SECONDS) + 5,  # the batch at work takes its time
         )
         super().__init__(config)
 
