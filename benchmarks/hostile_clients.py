@@ -33,7 +33,7 @@ from report import record
 FILES = 256
 """Files that the service may have open."""
 
-PATIENCE = int(os.environ.get("PATIENCE", 120))
+PATIENCE = 60
 """Seconds after which a client gives up."""
 
 SHORT = {"question": "Who built the mill?", "context": "The mill was built by Jonas Webb. " * 20}
