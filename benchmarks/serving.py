@@ -6,6 +6,8 @@ that stays open, ask questions of a file as fast as they get answers; the servic
 answer is compared with that of `Answerer`.
 
     python benchmarks/serving.py --model lightning_logs/version_0 --data dev-2k.json
+
+With `--before FOLDER`, a checkout of an older commit, its service is compared with this one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import random
 import re
 import statistics
@@ -63,10 +66,13 @@ def read_questions(path: Path, count: int) -> list[Asked]:
     return random.Random(0).sample(asked, min(count, len(asked)))
 
 
-def start(model: str, options: Sequence[str], stack: ExitStack) -> str:
-    """Start a service that ends with the stack; gives its address."""
+def start(model: str, options: Sequence[str], package: Path, stack: ExitStack) -> str:
+    """Start the service of a checkout, to end with the stack; gives its address."""
     command = [sys.executable, "-m", "qa_lightning", "serve", model, "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=package, env=environment
+    )
     stack.callback(process.wait)
     stack.callback(process.terminate)
     assert process.stdout is not None
@@ -148,6 +154,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=320, help="of the file, a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", help="as for `serve`; 32-true rounds least")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="compare with its service")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     given = parser.parse_args()
 
@@ -157,14 +164,17 @@ def main() -> int:
     rows, rounds = [], []
     with ExitStack() as stack:
         precision = [] if given.precision is None else ["--precision", given.precision]
+        variants = {name: (options, REPOSITORY) for name, options in VARIANTS.items()}
+        if given.before is not None:
+            variants = {"before": ([], given.before.resolve()), "now": ([], REPOSITORY)}
         services = {
-            variant: start(given.model, [*options, *precision], stack)
-            for variant, options in VARIANTS.items()
+            variant: start(given.model, [*options, *precision], package, stack)
+            for variant, (options, package) in variants.items()
         }
         for address in services.values():
             load(address, asked[:32], max(given.clients), expected[:32])  # warm up
         for clients in given.clients:
-            taken: dict[str, list[Round]] = {variant: [] for variant in VARIANTS}
+            taken: dict[str, list[Round]] = {variant: [] for variant in variants}
             for _ in range(given.rounds):
                 for variant, address in services.items():
                     taken[variant].append(load(address, asked, clients, expected))

@@ -40,9 +40,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _serve(listener: socket.socket, options: Namespace) -> None:
-    import uvicorn
-
     from qa_lightning.inference.batcher import Batcher
+    from qa_lightning.inference.server import Server
     from qa_lightning.inference.service import create_app
     from qa_lightning.model.hardware import best_device
 
@@ -59,17 +58,10 @@ def _serve(listener: socket.socket, options: Namespace) -> None:
         max_wait=options.max_wait_ms / 1000,
         max_waiting=options.max_waiting,
     ) as batcher:
-        config = uvicorn.Config(
-            create_app(batcher, limits, [options.host, *options.allow_host]),
-            log_level="warning",
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=10,  # seconds for open requests
-        )
+        app = create_app(batcher, limits, [options.host, *options.allow_host])
         print(f"Answering at {_address(listener)} (Ctrl-C ends)", flush=True)
         with suppress(KeyboardInterrupt):  # uvicorn passes it on once all is closed
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(app, batcher.stop).run(sockets=[listener])
 
 
 def _parser() -> CommandParser:

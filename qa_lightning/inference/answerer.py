@@ -7,7 +7,7 @@ so that an answer here is the one that `predict` writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,7 +23,7 @@ from qa_lightning.data.windows import make_windows
 from qa_lightning.errors import UserError
 from qa_lightning.evaluation.spans import Candidate, candidates
 from qa_lightning.inference.defaults import TOP_K
-from qa_lightning.model.answers import answer_windows
+from qa_lightning.model.answers import answers_of_batches, scored_batches
 from qa_lightning.model.logits import Logits, model_logits
 from qa_lightning.model.onnx_session import onnx_logits
 from qa_lightning.model.trained_model import InferenceSettings, TrainedModel
@@ -166,22 +166,37 @@ class Answerer:
                 raise UserError("one question has one context; give a list of questions too")
             return self([question], context, top_k=top_k, threshold=threshold)[0]
         contexts = [context] * len(question) if isinstance(context, str) else list(context)
+        *_, answers = self.steps(question, contexts, top_k=top_k, threshold=threshold)
+        return answers
+
+    def steps(
+        self,
+        question: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        top_k: int = TOP_K,
+        threshold: float | None = None,
+    ) -> Iterator[list[Answer]]:
+        """Answer in steps: an empty list after every batch of windows, all answers in the end.
+
+        Between two steps the caller may do other work, or stop.
+        """
         if not 0 <= top_k <= N_BEST:
             raise UserError(f"top_k must be from 0 to {N_BEST}, not {top_k}")
         if len(contexts) != len(question):
             raise UserError(f"{len(question)} questions, but {len(contexts)} contexts")
         if not contexts:
-            return []
+            yield []
+            return
         for number, texts in enumerate(zip(question, contexts, strict=True), start=1):
             for name, text in zip(("question", "context"), texts, strict=True):
                 check_text(f"{name} {number}" if len(contexts) > 1 else f"the {name}", text)
         windows = make_windows(tables_from_texts(question, contexts), self.tokenizer, self.windows)
-        found = answer_windows(
-            self.logits,
-            windows,
-            batch_size=self.batch_size,
-            max_answer_tokens=self.max_answer_tokens,
-        )
+        batches = []
+        for batch in scored_batches(self.logits, windows, self.batch_size, self.max_answer_tokens):
+            batches.append(batch)
+            yield []
+        found = answers_of_batches(batches)
         threshold = self.threshold if threshold is None else threshold
         cut = (windows.question_tokens - windows.question_ids.lengths).tolist()
         verdicts, null_odds = found.unanswered(threshold).tolist(), found.null_odds.tolist()
@@ -200,7 +215,7 @@ class Answerer:
                 question_tokens_cut=cut[row],
             )
             answers.append(answer)
-        return answers
+        yield answers
 
 
 def check_text(which: str, text: object) -> None:

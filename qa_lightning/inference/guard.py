@@ -1,5 +1,7 @@
 """Which requests the service lets in, and the headers of every response."""
 
+from __future__ import annotations
+
 import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ class Guard:
     A page of another site may have its own host name point to this machine (DNS rebinding), and
     then counts as this service's own page. Its requests still carry its name in the header Host.
     An IP address, or no name at all, cannot come about in this way.
+
+    A request that tells its length in two ways may be read as two requests by a proxy in front of
+    the service, or by the service behind it. It is refused, and its connection closed.
     """
 
     def __init__(self, app: ASGIApp, host_names: Sequence[str]) -> None:
@@ -40,14 +45,23 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if scope["type"] == "http" and not self._is_known(Headers(scope=scope).get("host")):
+        app = self.app
+        if scope["type"] == "http":
+            app = self._refusal(Headers(scope=scope)) or app
+        await app(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers) -> JSONResponse | None:
+        """What to respond to a request that is not let in."""
+        if "content-length" in headers and "transfer-encoding" in headers:
+            message = "send Content-Length or Transfer-Encoding, not both"
+            return JSONResponse({"error": message}, 400, {"Connection": "close"})
+        if not self._is_known(headers.get("host")):
             message = (
                 "this service is not known by the name in the header Host: use its IP address, or "
                 "start it with --allow_host NAME"
             )
-            await JSONResponse({"error": message}, 421)(scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
+            return JSONResponse({"error": message}, 421)
+        return None
 
     def _is_known(self, host: str | None) -> bool:
         if host is None:

@@ -1,14 +1,19 @@
 """What the service takes and gives, checked by pydantic and described in /openapi.json."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import HTTPException, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qa_lightning import __version__
 from qa_lightning.data.window_settings import N_BEST
 from qa_lightning.inference.defaults import TOP_K, Limits
+
+
+def _whole(number: Any) -> Any:
+    """In JSON, 3.0 is an integer too."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 class Question(BaseModel):
@@ -21,12 +26,14 @@ class Question(BaseModel):
         description="The text to find the answer in.",
         examples=["It was written by Ada Lovelace."],
     )
-    top_k: int = Field(
+    top_k: Annotated[int, BeforeValidator(_whole)] = Field(
         default=TOP_K, ge=0, le=N_BEST, description="How many candidates to give beside the answer."
     )
     threshold: float | None = Field(
         default=None,
         allow_inf_nan=False,
+        ge=-1e9,
+        le=1e9,
         description="Null threshold, if another than the service's: higher answers more often.",
     )
 
@@ -48,14 +55,24 @@ class Problem(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": what}
     for status, what in (
-        (400, "The body is not JSON."),
+        (400, "The body is not JSON, or the request is not valid HTTP."),
+        (408, "The request did not arrive in time."),
         (413, "The body, the context or the question is too long."),
         (415, "The body is not declared as application/json."),
+        (421, "The header Host has a name by which the service is not known."),
         (422, "A field is missing, unknown, empty or not what it must be."),
-        (503, "Too many questions wait; ask again after the seconds in Retry-After."),
+        (503, "The service cannot answer now; ask again after the seconds in Retry-After."),
     )
 }
 """Responses of /answer that are not an answer, for OpenAPI."""
+
+
+def question_schema(limits: Limits) -> dict[str, Any]:
+    """The JSON schema of a question, with the lengths that a service takes."""
+    schema = Question.model_json_schema()
+    for name, most in (("question", limits.question), ("context", limits.context)):
+        schema["properties"][name] |= {"minLength": 1, "maxLength": most, "pattern": r"\S"}
+    return schema
 
 
 def describe_fields(schema: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """The HTTP service: a JSON API that answers questions, and a page for the browser.
 
 Whatever a client sends, it gets a status from 200 to 499 and, if something is wrong with it, a
-sentence that says what. Only two things are the service's fault: 503 when more questions wait than
-it can take, and 500 for an error in this program.
+sentence that says what. Only two things are the service's fault: 503 when it cannot answer now, and
+500 for an error in this program.
 """
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from starlette.requests import ClientDisconnect
 from qa_lightning import __version__
 from qa_lightning.errors import UserError
 from qa_lightning.inference.answerer import Answer
-from qa_lightning.inference.batcher import Batcher, TooManyWaitingError
+from qa_lightning.inference.batcher import Batcher, ClosedError, TooManyWaitingError
 from qa_lightning.inference.defaults import Limits
 from qa_lightning.inference.guard import Guard
 from qa_lightning.inference.schemas import (
     PROBLEMS,
     Health,
-    Question,
     describe_fields,
+    question_schema,
     read_question,
 )
 
@@ -39,6 +40,14 @@ FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """The page and the API's description: address, file, type."""
+
+
+REFUSED = {
+    TooManyWaitingError: "too many questions wait; ask again in a second",
+    TimeoutError: "the answer took too long; ask again later, or about a shorter text",
+    ClosedError: "the service is ending; ask again later",
+}
+"""Why a question gets no answer although nothing is wrong with it."""
 
 
 def create_app(
@@ -61,7 +70,7 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere: see web/docs.html
         redoc_url=None,
         exception_handlers=dict.fromkeys(
-            (HTTPException, UserError, TooManyWaitingError, ClientDisconnect, Exception), _problem
+            (HTTPException, UserError, *REFUSED, ClientDisconnect, Exception), _problem
         ),
     )
     app.add_middleware(Guard, host_names=host_names)
@@ -82,17 +91,46 @@ def _add_api(app: FastAPI, batcher: Batcher, limits: Limits) -> None:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": Question.model_json_schema()}},
+                "content": {"application/json": {"schema": question_schema(limits)}},
             }
         },
     )
     async def answer(request: Request) -> Answer:
         asked = await read_question(request, limits)
-        return await asyncio.wrap_future(batcher.submit(**asked.model_dump()))
+        return await _answered(batcher.submit(**asked.model_dump()), request, limits.seconds)
 
-    @app.get("/health", summary="Ask whether the service is up", response_description="It is.")
+    @app.get(
+        "/health",
+        summary="Ask whether the service is up",
+        response_description="It is.",
+        responses={status: PROBLEMS[status] for status in (400, 408, 421, 503)},
+    )
     async def health() -> Health:
         return Health(waiting=batcher.waiting)
+
+
+async def _answered(coming: Future[Answer], request: Request, seconds: float) -> Answer:
+    """Wait for an answer as long as the client does, but no longer than some seconds.
+
+    Raises:
+        ClientDisconnect: the client has left.
+        TimeoutError: it took too long.
+        ClosedError: the service is ending.
+    """
+    answer = asyncio.wrap_future(coming)
+    # The body has been read: the only other message is that the client has left.
+    left = asyncio.ensure_future(request.receive())
+    try:
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait((answer, left), timeout=seconds, return_when=first)
+        if answer.cancelled():
+            raise ClosedError
+        if not answer.done():
+            raise ClientDisconnect if left.done() else TimeoutError
+        return answer.result()
+    finally:
+        left.cancel()
+        answer.cancel()  # with it the batcher's
 
 
 async def _file(path: Path, kind: str, request: Request) -> Response:
@@ -111,8 +149,8 @@ async def _problem(request: Request, error: Exception) -> Response:
             }.get(status, error.detail)
         case UserError():
             status, message = 422, str(error)
-        case TooManyWaitingError():
-            status, message = 503, "too many questions wait; ask again in a second"
+        case TooManyWaitingError() | TimeoutError() | ClosedError():
+            status, message = 503, REFUSED[type(error)]
             headers = {"Retry-After": "1"}
         case ClientDisconnect():
             status, message = 400, "the client has left"

@@ -1,6 +1,9 @@
 """Windows -> batches -> logits -> spans -> answers: how a model in use answers questions."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
+from torch import Tensor
 
 from qa_lightning.data.batches import WindowDataset
 from qa_lightning.data.sampler import WindowSampler
@@ -26,13 +29,23 @@ def answer_windows(
 
     They come in the order of the questions, `N_BEST` spans each. `batch_size` counts windows.
     """
+    return answers_of_batches(scored_batches(logits, windows, batch_size, max_answer_tokens))
+
+
+def scored_batches(
+    logits: Logits, windows: Windows, batch_size: int, max_answer_tokens: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Columns of `WindowScores`, batch by batch: between two, one may do other work, or stop."""
     dataset = WindowDataset(windows, with_offsets=True)
-    batches = []
     for rows in WindowSampler(windows.lengths, batch_size, order="sorted"):
         batch = dataset[rows]
         assert batch.offsets is not None and batch.word_starts is not None
         parts = (logits(batch), batch.offsets, batch.word_starts)
         scored = spans_of_windows(*parts, max_tokens=max_answer_tokens, count=N_BEST)
-        batches.append((batch.key, *scored))
+        yield batch.key, *scored
+
+
+def answers_of_batches(batches: Iterable[tuple[Tensor, ...]]) -> Answers:
+    """Best spans and null scores of questions, from those of all their windows."""
     columns = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
     return answers_of_questions(WindowScores(*columns))

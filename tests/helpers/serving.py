@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from qa_lightning.evaluation.spans import Candidate
 from qa_lightning.inference.answerer import Answer
+from qa_lightning.inference.server import Server
 
 
 class LastWord:
@@ -36,6 +37,10 @@ class LastWord:
             self._answer(question, context, top_k, 0.0 if threshold is None else threshold)
             for question, context in zip(questions, contexts, strict=True)
         ]
+
+    def steps(self, *arguments: Any, **options: Any) -> Iterator[list[Answer]]:
+        """Answer in one step, as `Answerer.steps` may."""
+        yield self(*arguments, **options)
 
     def _answer(self, question: str, context: str, top_k: int, threshold: float) -> Answer:
         word = question.split()[-1].rstrip("?") if question.split() else ""
@@ -68,10 +73,10 @@ class LastWord:
 
 
 @contextmanager
-def running(app: ASGIApp) -> Iterator[str]:
+def running(app: ASGIApp, stop: Callable[[], Any] = lambda: None) -> Iterator[str]:
     """Serve an application at a free port of this machine; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+        server = Server(app, stop)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started and thread.is_alive():

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -31,9 +32,10 @@ from starlette.testclient import TestClient
 
 from qa_lightning.commands import serve
 from qa_lightning.errors import UserError
+from qa_lightning.inference import server
 from qa_lightning.inference.answerer import Answer, Answerer
 from qa_lightning.inference.batcher import Batcher, TooManyWaitingError
-from qa_lightning.inference.defaults import Limits
+from qa_lightning.inference.defaults import LONG, Limits
 from qa_lightning.inference.service import FILES, WEB, create_app
 from tests.helpers.serving import LastWord, running
 
@@ -110,11 +112,12 @@ def test_together_they_get_the_answers_that_each_gets_alone(answerer: Answerer) 
     alone = [answerer(question, context, threshold=99) for question, context in asked]
     sizes = []
 
-    def counting(questions: list[str], contexts: list[str], **options: Any) -> list[Answer]:
-        sizes.append(len(questions))
-        return answerer(questions, contexts, **options)
+    class Counting(LastWord):
+        def __call__(self, questions: Sequence[str], *rest: Any, **options: Any) -> list[Answer]:
+            sizes.append(len(questions))
+            return answerer(questions, *rest, **options)
 
-    with Batcher(counting, max_batch=16, max_wait=0.5) as batcher:  # type: ignore[arg-type]
+    with Batcher(Counting(), max_batch=16, max_wait=0.5) as batcher:  # type: ignore[arg-type]
         coming = [batcher.submit(*one, threshold=99) for one in asked]
         together = [one.result(60) for one in coming]
     assert sizes == [16, 16, 16, 16]
@@ -209,6 +212,221 @@ def test_closing_cancels_those_that_wait_and_finishes_those_at_work() -> None:
         assert second.result(0).text == "b"
     with pytest.raises(RuntimeError, match="closed"):
         batcher.submit("Is it c?", "c")
+
+
+LONG_TEXT = "a " * LONG
+
+
+class Slow(LastWord):
+    """Takes steps without end for long texts, until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started, self.dropped, self.ending = (threading.Event() for _ in range(3))
+
+    def steps(self, questions: Any, contexts: Any, **options: Any) -> Iterator[list[Answer]]:
+        if len(contexts[0]) > LONG:
+            self.started.set()
+            try:
+                while not self.ending.wait(0.001):
+                    yield []
+            except GeneratorExit:
+                self.dropped.set()
+                raise
+        yield self(questions, contexts, **options)
+
+
+def test_a_short_question_takes_its_turn_between_the_steps_of_a_long_one() -> None:
+    slow = Slow()
+    with Batcher(slow) as batcher:  # type: ignore[arg-type]
+        long = [batcher.submit("Is it a?", LONG_TEXT) for _ in range(2)]
+        assert slow.started.wait(30)
+        assert batcher.submit("Is it b?", "b").result(30).text == "b"
+        assert not long[0].done() and batcher.waiting == 1
+        slow.ending.set()
+        assert [one.result(30).text for one in long] == ["a", "a"]
+
+
+def test_a_question_taken_back_is_not_answered_any_further() -> None:
+    slow = Slow()
+    with Batcher(slow, max_waiting=1) as batcher:  # type: ignore[arg-type]
+        at_work = batcher.submit("Is it a?", LONG_TEXT)
+        assert slow.started.wait(30)
+        waiting = batcher.submit("Is it a?", LONG_TEXT)
+        with pytest.raises(TooManyWaitingError):
+            batcher.submit("Is it a?", LONG_TEXT)
+        assert waiting.cancel() and batcher.waiting == 0, "it gives its place to another"
+        assert at_work.cancel()
+        assert slow.dropped.wait(30)
+        slow.ending.set()
+        assert batcher.submit("Is it a?", LONG_TEXT).result(30).text == "a"
+    assert len(slow.batches) == 1
+
+
+def test_the_queue_is_bounded_in_characters() -> None:
+    slow = Slow()
+    with Batcher(slow, max_characters=3 * len(LONG_TEXT)) as batcher:  # type: ignore[arg-type]
+        batcher.submit("Is it a?", LONG_TEXT * 4)
+        assert slow.started.wait(30), "a question alone is never too long"
+        for _ in range(2):
+            batcher.submit("Is it a?", LONG_TEXT)
+        with pytest.raises(TooManyWaitingError):
+            batcher.submit("Is it a?", LONG_TEXT)
+        assert batcher.submit("Is it b?", "b").result(30).text == "b", "short ones have room"
+
+
+def test_a_batch_is_bounded_in_characters() -> None:
+    gate = Gate()
+    with Batcher(gate, max_wait=0) as batcher:  # type: ignore[arg-type]
+        first = batcher.submit("Is it a?", "a")
+        assert gate.entered.wait(30)
+        rest = [batcher.submit("Is it a?", "a" * (LONG - 8)) for _ in range(20)]
+        gate.opened.set()
+        for one in (first, *rest):
+            one.result(30)
+    assert [len(batch) for batch in gate.batches] == [1, 8, 8, 4]
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    slow = Slow()
+    with (
+        Batcher(slow) as batcher,  # type: ignore[arg-type]
+        TestClient(create_app(batcher, Limits(seconds=0.2)), base_url="http://localhost") as client,
+    ):
+        late = client.post("/answer", json={"question": "Is it a?", "context": LONG_TEXT})
+        assert late.status_code == 503 and "took too long" in late.json()["error"]
+        assert slow.dropped.wait(30)
+
+
+def test_the_work_of_a_client_that_leaves_is_dropped() -> None:
+    slow = Slow()
+    with Batcher(slow) as batcher, running(create_app(batcher)) as address:  # type: ignore[arg-type]
+        leaving = [connect(address) for _ in range(3)]
+        for one in leaving:
+            one.sendall(raw({"question": "Is it a?", "context": LONG_TEXT}))
+        assert slow.started.wait(30)
+        for one in leaving:
+            one.close()
+        assert slow.dropped.wait(30)
+        assert post(address, json.dumps(ASKED).encode())[0] == 200
+        assert batcher.waiting == 0
+    assert slow.batches == [[ASKED["question"]]]
+
+
+def test_whoever_waits_when_the_service_ends_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAST_SECONDS", 0.3)
+    slow = Slow()
+    with Batcher(slow) as batcher:  # type: ignore[arg-type]
+        with running(create_app(batcher), batcher.stop) as address:
+            waiting = [connect(address) for _ in range(5)]
+            for one in waiting:
+                one.sendall(raw({"question": "Is it a?", "context": LONG_TEXT}))
+            half = connect(address)
+            half.sendall(raw(ASKED)[:-5])
+            assert slow.started.wait(30)
+            while batcher.waiting < 4:
+                time.sleep(0.01)
+        for one in (*waiting, half):
+            reply = everything(one)
+            assert reply.startswith(b"HTTP/1.1 503 ") and b"the service is ending" in reply
+
+
+# --- Connections
+
+
+def connect(address: str) -> socket.socket:
+    where = urlsplit(address)
+    return socket.create_connection((where.hostname, where.port), timeout=30)
+
+
+def raw(asked: dict[str, str], *headers: str) -> bytes:
+    """The bytes of a request."""
+    content = json.dumps(asked).encode()
+    head = ["POST /answer HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
+    return "\r\n".join([*head, f"Content-Length: {len(content)}", "", ""]).encode() + content
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What a connection gives until it is closed."""
+    with connection:
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /answer HTT", raw(ASKED)[:60], raw(ASKED)[:-5], raw(ASKED) + raw(ASKED)[:-5]],
+    ids=["nothing", "a line", "a header", "a body", "a second body"],
+)
+def test_half_a_request_is_not_waited_for_long(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.3)
+    with Batcher(LastWord()) as batcher, running(create_app(batcher)) as address:  # type: ignore[arg-type]
+        connection = connect(address)
+        connection.sendall(sent)
+        reply = everything(connection)
+        assert reply.count(b"HTTP/1.1 200") == sent.count(b"}")
+        assert b"HTTP/1.1 408" in reply and b"did not arrive in time" in reply
+
+
+def test_a_client_that_reads_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.3)
+    with Batcher(LastWord()) as batcher, running(create_app(batcher)) as address:  # type: ignore[arg-type]
+        connection = connect(address)
+        with pytest.raises(OSError):  # reset, where writing would otherwise wait for ever
+            for _ in range(100_000):
+                connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+        connection.close()
+
+
+def test_new_connections_take_the_place_of_those_that_send_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "max_connections", lambda: 8)
+    gate = Gate()
+    with (
+        Batcher(gate) as batcher,  # type: ignore[arg-type]
+        running(create_app(batcher)) as address,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answered = pool.submit(post, address, raw(ASKED).partition(b"\r\n\r\n")[2])
+        assert gate.entered.wait(30)
+        idle = [connect(address) for _ in range(30)]
+        assert b"503" in everything(idle[0]) and b"too many connections" in everything(idle[1])
+        gate.opened.set()
+        assert post(address, json.dumps(ASKED).encode())[0] == 200
+        assert answered.result(30)[0] == 200, "a question that is being answered keeps its place"
+        for one in idle:
+            one.close()
+
+
+def test_many_connections_leave_files_for_the_process() -> None:
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert 0 < server.max_connections() <= files // 2
+
+
+def test_two_lengths_are_refused_and_the_connection_closed() -> None:
+    with Batcher(LastWord()) as batcher, running(create_app(batcher)) as address:  # type: ignore[arg-type]
+        connection = connect(address)
+        head, _, content = raw(ASKED, "Transfer-Encoding: chunked").partition(b"\r\n\r\n")
+        chunked = b"%b\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(content), content)
+        connection.sendall(chunked + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        reply = everything(connection)
+        assert reply.startswith(b"HTTP/1.1 400 ") and b"not both" in reply
+        assert reply.count(b"HTTP/1.1") == 1
+
+
+def test_what_is_not_http_is_told_in_json() -> None:
+    with Batcher(LastWord()) as batcher, running(create_app(batcher)) as address:  # type: ignore[arg-type]
+        for sent in (b"hello\r\n\r\n", raw(ASKED) + b"hello\r\n\r\n"):
+            connection = connect(address)
+            connection.sendall(sent)
+            assert b'{"error": "this is not a valid HTTP request"}' in everything(connection)
+
+
+# --- Others
 
 
 def test_a_client_that_leaves_does_not_disturb_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -500,7 +718,9 @@ def test_the_interface_is_described(client: TestClient) -> None:
     asked = post["requestBody"]["content"]["application/json"]["schema"]
     assert set(asked["properties"]) == {"question", "context", "top_k", "threshold"}
     assert asked["required"] == ["question", "context"]
-    assert set(post["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    lengths = [asked["properties"][name]["maxLength"] for name in ("question", "context")]
+    assert lengths == [LIMITS.question, LIMITS.context]
+    assert set(post["responses"]) == {"200", "400", "408", "413", "415", "421", "422", "503"}
     answer = api["components"]["schemas"]["Answer"]["properties"]
     assert set(answer) == set(Answer.__dataclass_fields__)
     assert answer["start"]["description"].startswith("Its first character in the context")
