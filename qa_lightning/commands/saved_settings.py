@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from qa_lightning.errors import UserError
 from qa_lightning.model.trained_model import windows_of_folder, windows_of_values
@@ -13,15 +13,11 @@ from qa_lightning.model.trained_model import windows_of_folder, windows_of_value
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-FREE_ON_RESUME = {
-    *("test", "predict", "eval_batch_size", "padding", "num_workers", "cache_dir"),
-    "tokenizer",  # the checkpoint holds it
-}
-"""Options of `--data` that may be others when a run is resumed."""
+FREE = {"test", "predict", "eval_batch_size", "padding", "num_workers", "cache_dir", "tokenizer"}
+"""Options of `--data` that may change when a run is resumed; the checkpoint holds the tokenizer."""
 
-COMPARED_BY_CONTENT = {"train", "val", "batch_size"}
-"""Options of `--data` that `check_resumable` compares: a file may have moved, and two processes
-with half the batch size train alike."""
+CHECKED_LATER = {"train", "val", "batch_size"}
+"""Those that `check_resumable` compares: files may move, and processes share a step."""
 
 
 def take_from_run(options: Namespace, given: Mapping[str, Any], checkpoint: dict[str, Any]) -> None:
@@ -37,17 +33,13 @@ def take_from_run(options: Namespace, given: Mapping[str, Any], checkpoint: dict
     """
     for section, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
         saved = checkpoint.get(key) or {}
-        for name in saved.keys() & vars(options[section]):
+        for name in (saved.keys() & vars(options[section])) - FREE:
             old, new = saved[name], given.get(section, {}).get(name)
-            if section == "data" and name in FREE_ON_RESUME:
-                continue
             if name not in given.get(section, {}):
                 options[section][name] = old
-            elif section == "data" and name in COMPARED_BY_CONTENT:
-                continue
             elif name == "encoder_config" and (new or {}).items() <= old.items():
                 options[section][name] = old  # complete, where a part of it was given
-            elif new != old:
+            elif new != old and name not in CHECKED_LATER:
                 raise UserError(
                     f"--{section}.{name} is {new}, but the run to be resumed has {old}: leave the "
                     "option out, or start a new run (without --ckpt_path; --model.pretrained "
@@ -56,40 +48,25 @@ def take_from_run(options: Namespace, given: Mapping[str, Any], checkpoint: dict
 
 
 def take_from_model(
-    options: Namespace,
-    given: Mapping[str, Any],
-    ckpt_path: str | None,
-    checkpoint: dict[str, Any] | None,
+    options: Namespace, given: Mapping[str, Any], checkpoint: dict[str, Any] | None
 ) -> None:
-    """Evaluate with the window settings that a checkpoint or an exported model was trained with.
+    """Evaluate with the windows that the model was trained with, unless others are given.
 
-    What was given wins, and is announced where it differs.
-
-    Args:
-        options: The command's options with their defaults; changed in place.
-        given: Those of them that are on the command line or in a configuration file.
-        ckpt_path: Where the checkpoint lies; None for the model `--model.pretrained`.
-        checkpoint: What `read_checkpoint` gave for it.
+    The model is the checkpoint or, without one, `--model.pretrained`.
     """
-    source = ckpt_path or options["model"]["pretrained"]
+    model = options["model"]
+    source = options.get("ckpt_path") or model["pretrained"]
     if checkpoint is not None:
-        for name in checkpoint["hyper_parameters"].keys() & vars(options["model"]):
-            options["model"][name] = checkpoint["hyper_parameters"][name]
+        for name in checkpoint["hyper_parameters"].keys() & vars(model):
+            model[name] = checkpoint["hyper_parameters"][name]
         windows = windows_of_values(checkpoint.get("datamodule_hyper_parameters") or {}, source)
-    elif options["model"]["encoder_config"] is not None:
-        return
     else:
-        windows = windows_of_folder(source)
-    changed = []
+        windows = {} if model["encoder_config"] else windows_of_folder(source)
     for name, trained in windows.items():
         if name not in given.get("data", {}):
-            if options["data"][name] != trained:
-                changed.append(f"{name} {trained}")
             options["data"][name] = trained
         elif options["data"][name] != trained:
             rank_zero_warn(
                 f"--data.{name} is {options['data'][name]}, as given; {source} was trained with "
                 f"{trained}"
             )
-    if changed:
-        rank_zero_info(f"data settings of {source}: {', '.join(changed)}")

@@ -180,7 +180,7 @@ class QuestionAnsweringCLI(LightningCLI):
             raise UserError(f"--ckpt_path: {error}") from error
         given = self._given[self.config["subcommand"]]
         if self.config["subcommand"] != "fit":
-            take_from_model(options, given, path, self._checkpoint)
+            take_from_model(options, given, self._checkpoint)
         elif self._checkpoint is not None:
             take_from_run(options, given, self._checkpoint)
 
@@ -228,7 +228,7 @@ class QuestionAnsweringCLI(LightningCLI):
         if trainer["accelerator"] == "cpu" or not torch.cuda.is_available():
             keep_freed_memory()
         if options["checkpoint"]["mode"] == "auto":
-            options["checkpoint"]["mode"] = best_is(options["checkpoint"]["monitor"] or "")
+            options["checkpoint"]["mode"] = best_is(options["checkpoint"]["monitor"])
         if data["tokenizer"] is None:
             if self._checkpoint is not None:
                 cache = data["cache_dir"]

@@ -1,6 +1,4 @@
-"""What a user puts into the Trainer keeps its place beside what we put there."""
-
-from __future__ import annotations
+"""What a user puts into the Trainer takes its place beside, or instead of, what we put there."""
 
 from typing import Any
 
@@ -17,32 +15,25 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def has(kind: type, value: Any) -> bool:
+    """Whether such a value holds an object of a class."""
+    return any(isinstance(one, kind) for one in as_list(value))
+
+
 def bar_unless_given(callbacks: Any, enabled: bool | None) -> list[Callback]:
     """Our progress bar, unless bars are switched off or the user gave one."""
-    given = any(isinstance(callback, ProgressBar) for callback in as_list(callbacks))
-    return [] if given or enabled is False else [progress_bar()]
+    return [] if has(ProgressBar, callbacks) or enabled is False else [progress_bar()]
 
 
 def plugins_and_precision(plugins: Any, given: Any, chosen: Any) -> dict[str, Any]:
-    """Options `plugins` and `precision`: a user's plugin takes the place of our own choice.
-
-    Args:
-        plugins: The user's.
-        given: The precision that the user gave, None if none.
-        chosen: What was chosen for the hardware, where none was given.
-    """
-    every = as_list(plugins)
-    if not any(isinstance(plugin, CheckpointIO) for plugin in every):
-        every = [*every, AtomicCheckpointIO()]
-    own = any(isinstance(plugin, Precision) for plugin in every)
-    return {"plugins": every, "precision": given if own else chosen}
+    """The user's plugins; ours, and the precision that we chose, where they give none."""
+    own_io = [] if has(CheckpointIO, plugins) else [AtomicCheckpointIO()]
+    precision = given if has(Precision, plugins) else chosen
+    return {"plugins": [*as_list(plugins), *own_io], "precision": precision}
 
 
 def put_first(ours: Callback | None, trainer: Trainer) -> None:
-    """Put our ModelCheckpoint before a user's: Lightning takes the first as the run's own.
-
-    So the best model and `last.ckpt` are ours whatever else is written.
-    """
+    """Put our ModelCheckpoint before a user's: Lightning takes the first as the run's own."""
     trainer.callbacks.sort(  # type: ignore[attr-defined]
         key=lambda one: isinstance(one, ModelCheckpoint) and one is not ours
     )

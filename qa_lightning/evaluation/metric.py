@@ -67,6 +67,10 @@ class SquadMetric(Metric):
         """The windows' values of a state: this process's, or inside `compute` those of all."""
         return dim_zero_cat(getattr(self, name)).cpu().numpy()
 
+    def newest(self) -> WindowScores:
+        """The windows of the last `update`."""
+        return WindowScores(*(getattr(self, name)[-1].cpu().numpy() for name in STATES[:4]))
+
     def answers(self) -> Answers:
         """Answers of the questions seen by this process (by all, inside `compute`)."""
         return answers_of_questions(WindowScores(*map(self._seen, STATES[:4])))

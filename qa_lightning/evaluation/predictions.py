@@ -31,23 +31,20 @@ def window_predictions(
     """The best span of every window; tables as in `qa_lightning.data.tables`."""
     of_windows = questions.select(["id", "context"]).take(scores.key[:, 0])
     texts = contexts["text"].take(of_windows["context"]).to_pylist()
-    rows = zip(
-        *(of_windows["id"].to_pylist(), scores.key[:, 1].tolist(), texts),
-        *(scores.spans[:, 0].tolist(), scores.scores[:, 0].tolist(), scores.null.tolist()),
-        strict=True,
-    )
-    return [
-        WindowPrediction(
-            id=name,
-            window=window,
-            text="" if start == NO_SPAN else text[start:end],
-            start=None if start == NO_SPAN else start,
-            end=None if start == NO_SPAN else end,
-            score=score,
-            null_score=null,
-        )
-        for name, window, text, (start, end), score, null in rows
-    ]
+    names, spans = of_windows["id"].to_pylist(), scores.spans[:, 0].tolist()
+    predictions = []
+    for row, (text, (start, end)) in enumerate(zip(texts, spans, strict=True)):
+        prediction: WindowPrediction = {
+            "id": names[row],
+            "window": int(scores.key[row, 1]),
+            "text": "" if start == NO_SPAN else text[start:end],
+            "start": None if start == NO_SPAN else start,
+            "end": None if start == NO_SPAN else end,
+            "score": float(scores.scores[row, 0]),
+            "null_score": float(scores.null[row]),
+        }
+        predictions.append(prediction)
+    return predictions
 
 
 def write_predictions(

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import distributed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -165,7 +164,6 @@ class SquadDataModule(LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._sources: dict[Split, Source] = {}
         self._windows: dict[Split, Windows] = {}
-        self._digests: dict[Split, str] = {}
 
     def prepare_data(self) -> None:
         """Download, read, tokenise and cache, on one process of each machine.
@@ -268,17 +266,10 @@ class SquadDataModule(LightningDataModule):
 
     def windows_digest(self, split: Split) -> str:
         """Digest of all that a split's windows depend on."""
-        if split not in self._digests:
-            self._digests[split] = self._digest(split, None)
-        return self._digests[split]
-
-    def _digest(self, split: Split, version: int | None) -> str:
-        """The same, and of the version of the files that keep the windows."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # what its last use may have left switched on
         backend.no_padding()
         depends_on = {
-            "format": version,
             "data": self.source(split).digest,
             "selection": asdict(self._selection(split)),
             "labels": split != "predict",
@@ -290,7 +281,7 @@ class SquadDataModule(LightningDataModule):
 
     def _folder(self, split: Split) -> Path:
         """Where the split's windows are cached."""
-        return self.cache_dir / "windows" / self._digest(split, FORMAT)
+        return self.cache_dir / "windows" / f"{self.windows_digest(split)}-{FORMAT}"
 
     def _open(self, folder: Path) -> Windows:
         """Open cached windows; whether they have token types is the tokenizer's affair."""
@@ -340,27 +331,19 @@ class SquadDataModule(LightningDataModule):
             f"{windows.lengths.mean():.0f} tokens on average"
         )
 
-    def _process(self) -> tuple[int, int]:
-        """This process's rank and the number of processes: the Trainer's, or those of torch."""
-        if self.trainer is not None:
-            return self.trainer.global_rank, self.trainer.world_size
-        started = distributed.is_available() and distributed.is_initialized()
-        return (distributed.get_rank(), distributed.get_world_size()) if started else (0, 1)
-
     def _loader(self, split: Split) -> DataLoader:
         windows = self.windows(split)
         training = split == "train"
         workers = self.hparams["num_workers"]
         batching: Literal["grouped", "random", "packed"] = self.hparams["batching"]
         overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        rank, world_size = self._process()
         sampler = (FixedSampler if overfitting else WindowSampler)(
             windows.lengths,
             self.hparams["batch_size" if training else "eval_batch_size"],
             order=batching if training else "sorted",
             seed=self.hparams["seed"],
-            rank=rank,
-            world_size=world_size,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
         )
         return WindowLoader(
             WindowDataset(

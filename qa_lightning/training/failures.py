@@ -117,10 +117,11 @@ def _disk(error: Exception, folder: Path) -> str | None:
 
 def _configuration(error: Exception) -> str | None:
     """Options that turn out not to fit what is trained or logged."""
-    words = "Early stopping conditioned on metric"  # a RuntimeError, unlike the others
-    if isinstance(error, MisconfigurationException) or words in str(error):
-        return str(error).strip()
-    return None
+    words = ("Early stopping conditioned on metric", "`val_check_interval` (")  # of other types
+    known = isinstance(error, MisconfigurationException) or any(
+        word in str(error) for word in words
+    )
+    return str(error).strip() if known else None
 
 
 def _existing(path: Path) -> Path:

@@ -15,7 +15,7 @@ from qa_lightning.errors import UserError, require_valid
 from qa_lightning.evaluation.calibration import Tuned, threshold_for_share
 from qa_lightning.evaluation.metric import SquadMetric
 from qa_lightning.evaluation.predictions import WindowPrediction, window_predictions
-from qa_lightning.evaluation.spans import WindowScores, spans_of_windows
+from qa_lightning.evaluation.spans import spans_of_windows
 from qa_lightning.model.attention import (
     AttentionBackend,
     choose_backend,
@@ -41,7 +41,6 @@ from qa_lightning.model.tokenizer import check_vocabulary, tokenizer_files
 from qa_lightning.training import lightning_private
 from qa_lightning.training.compilation import check_compiler, compile_encoder
 from qa_lightning.training.loss import class_weights, window_losses
-from qa_lightning.training.monitors import check_validation_interval
 from qa_lightning.training.optimizer import adamw_with_schedule, clip_gradients
 
 if TYPE_CHECKING:
@@ -189,9 +188,9 @@ class QuestionAnsweringModule(LightningModule):
             return
         if self.compile_encoder:
             check_compiler(self.trainer.strategy.root_device)
-        self.datamodule.setup("fit")
-        check_validation_interval(self.trainer, len(self.datamodule.train_dataloader()))
-        self._weigh_classes()
+        if self.hparams["unanswerable_share"] is not None:
+            self.datamodule.setup("fit")
+            self._weigh_classes()
 
     def setup(self, stage: str) -> None:
         """Check that the data fit the encoder."""
@@ -310,8 +309,8 @@ class QuestionAnsweringModule(LightningModule):
             loss = self.trainer.logged_metrics["train/loss"]
             self.trainer.progress_bar_metrics["train/loss"] = float(loss)
 
-    def _evaluate(self, batch: Batch, metric: SquadMetric) -> dict[str, Tensor]:
-        """Keep, and give, the best spans and the null score of every window of the batch."""
+    def _evaluate(self, batch: Batch, metric: SquadMetric) -> None:
+        """Keep the best spans and the null score of every window of the batch."""
         if batch.offsets is None or batch.word_starts is None:
             raise ValueError("evaluation needs batches with offsets")
         logits = self(batch.input_ids, batch.attention_mask, None, batch.token_type_ids)
@@ -328,16 +327,14 @@ class QuestionAnsweringModule(LightningModule):
         hits = torch.stack(
             [start.argmax(1) == batch.label_start, end.argmax(1) == batch.label_end], dim=1
         )
-        evaluated = {
-            "key": batch.key,
-            "null": null,
-            "spans": spans,
-            "scores": scores,
-            "loss": loss.masked_fill(unlabelled, float("nan")),
-            "token_hits": hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
-        }
-        metric.update(**evaluated)
-        return evaluated
+        metric.update(
+            key=batch.key,
+            null=null,
+            spans=spans,
+            scores=scores,
+            loss=loss.masked_fill(unlabelled, float("nan")),
+            token_hits=hits.float().masked_fill(unlabelled.unsqueeze(1), float("nan")),
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate a batch of validation windows, or of those held out from training."""
@@ -350,14 +347,12 @@ class QuestionAnsweringModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[WindowPrediction]:
         """Evaluate a batch of windows to predict on; gives the best span of every window.
 
-        A question's windows may lie in several batches. For answers to questions, as files, give
-        the Trainer the callback `qa_lightning.training.evaluation_files.EvaluationFiles(folder)`.
+        A question's windows may lie in several batches; the callback `EvaluationFiles` writes the
+        answers to questions.
         """
+        self._evaluate(batch, self.metric)
         windows = self.datamodule.windows("predict")
-        evaluated = self._evaluate(batch, self.metric)
-        names = ("key", "null", "spans", "scores")
-        scores = WindowScores(*(evaluated[name].cpu().numpy() for name in names))
-        return window_predictions(scores, windows.questions, windows.contexts)
+        return window_predictions(self.metric.newest(), windows.questions, windows.contexts)
 
     def on_validation_epoch_start(self) -> None:
         """Empty the metrics."""

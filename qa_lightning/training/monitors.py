@@ -23,24 +23,17 @@ LOGGED = (
 """What `fit` logs, but for learning rates (`lr-...`) and `throughput/...`."""
 
 
-def best_is(monitor: str) -> Literal["min", "max"]:
+def best_is(monitor: str | None) -> Literal["min", "max"]:
     """Whether the lowest or the highest value of a figure is the best."""
-    return "min" if monitor.endswith("loss") else "max"
+    return "min" if (monitor or "").endswith("loss") else "max"
 
 
 def check_monitors(trainer: Trainer) -> None:
-    """Refuse callbacks that go by a figure that nothing logs.
-
-    A callback that is neither Lightning's nor ours may log figures of its own, which are not known.
-
-    Raises:
-        UserError: there is no such figure.
-    """
+    """Raise UserError if a callback goes by a figure that nothing logs, as far as that is known."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    if not all(
-        type(one).__module__.startswith(("lightning.", "qa_lightning.")) for one in callbacks
-    ):
-        return
+    known = ("lightning.", "qa_lightning.")
+    if not all(type(callback).__module__.startswith(known) for callback in callbacks):
+        return  # a user's own callback may log figures of its own
     for callback in callbacks:
         if not isinstance(callback, (EarlyStopping, ModelCheckpoint)):
             continue
@@ -52,22 +45,3 @@ def check_monitors(trainer: Trainer) -> None:
         close = difflib.get_close_matches(monitor, LOGGED, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"{option} {monitor} is not logged; {hint}Logged are {', '.join(LOGGED)}")
-
-
-def check_validation_interval(trainer: Trainer, batches: int) -> None:
-    """Refuse to validate after more batches than an epoch has; `batches` of it are loaded.
-
-    Raises:
-        UserError: it would never be validated.
-    """
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    every = trainer.val_check_interval
-    if not isinstance(every, int) or trainer.check_val_every_n_epoch is None:
-        return
-    if every > batches and trainer.limit_val_batches:
-        raise UserError(
-            f"--trainer.val_check_interval {every} is more than the {batches} batches of an epoch: "
-            f"give {batches} at most, or a share of the epoch such as 0.5, or "
-            "--trainer.check_val_every_n_epoch null to count the batches of all epochs"
-        )

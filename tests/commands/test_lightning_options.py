@@ -63,7 +63,6 @@ def test_what_can_be_monitored_is_what_is_logged(options: list[Any], run: Path) 
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"],
             "monitor of EarlyStopping: val/los is not logged; did you mean val/loss?",
         ),
-        (["--trainer.val_check_interval", 1000], "--trainer.val_check_interval 1000 is more than"),
         (["--trainer.barebones", "true"], "--trainer.barebones true trains without checkpoints"),
     ],
 )
@@ -76,10 +75,19 @@ def test_what_cannot_be_is_refused_before_there_is_a_run(
     assert files_under(tmp_path / "runs") == []
 
 
-def test_a_figure_that_turns_out_not_to_be_logged_ends_in_one_sentence(options: list[Any]) -> None:
-    refused = call("fit", *options, "--checkpoint.monitor", "val/tuned_f1")  # nothing is held out
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--checkpoint.monitor", "val/tuned_f1"], "monitor='val/tuned_f1'"),  # none are held out
+        (["--trainer.val_check_interval", 1000], "`val_check_interval` (1000) must be less than"),
+    ],
+)
+def test_what_turns_out_not_to_fit_the_data_ends_in_one_sentence(
+    options: list[Any], given: list[Any], told: str
+) -> None:
+    refused = call("fit", *options, *given)
     assert refused.status == 2
-    assert "val/tuned_f1" in error_of(refused)
+    assert told in error_of(refused)
 
 
 def test_a_progress_bar_takes_the_place_of_ours(options: list[Any]) -> None:
