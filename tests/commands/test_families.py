@@ -32,6 +32,8 @@ def test_train_resume_predict_answer_and_export(
         *("--data.train", data, "--data.val", data, "--data.batching", batching),
     ]
     training = [*options, "--model.pretrained", encoder, "--trainer.max_epochs", 2]
+    if batching == "grouped":
+        training += ["--model.layer_decay", 0.8]
     stop = {
         "class_path": "tests.helpers.stopping.StopAt",
         "init_args": {"hook": "on_train_batch_start", "number": 7, "how": "crash"},
