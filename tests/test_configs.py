@@ -34,8 +34,8 @@ def leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def test_the_recipes_are_there() -> None:
-    expected = {"squad2.yaml", "notebook.yaml", "minilm.yaml", "quickstart.yaml", "debug.yaml"}
-    assert expected <= set(NAMES)
+    expected = "squad2 notebook minilm quickstart debug roberta deberta".split()
+    assert {f"{name}.yaml" for name in expected} <= set(NAMES)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
@@ -115,6 +115,25 @@ def test_notebook_has_the_notebooks_settings() -> None:
         "trainer.gradient_clip_val": None,
     }
     assert {key: recipe[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("roberta", ("FacebookAI/roberta-base", 3e-5, 2, 96, 386)),
+        ("deberta", ("microsoft/deberta-v3-base", 2e-5, 4, 12, 512)),
+    ],
+)
+def test_what_was_published_by_others_and_not_run_here(
+    name: str, published: tuple[object, ...]
+) -> None:
+    path = REPOSITORY / f"configs/{name}.yaml"
+    recipe = leaves(parsed("--config", path))
+    keys = "model.pretrained model.learning_rate trainer.max_epochs data.batch_size data.window"
+    assert tuple(recipe[key] for key in keys.split()) == published
+    assert (recipe["model.warmup"], recipe["data.max_question_tokens"]) == (0.2, 64)
+    head = path.read_text(encoding="utf-8").split("\n\n")[0].replace("\n#", "")
+    assert "has not been run here" in head
 
 
 def test_debug_keeps_nothing() -> None:

@@ -77,6 +77,7 @@ class QuestionAnsweringModule(LightningModule):
         attention_dropout: float | None = None,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
+        layer_decay: float = 1.0,
         schedule: Literal["linear", "cosine", "constant"] = "linear",
         warmup: float = 0.1,
         null_threshold: float | None = None,
@@ -103,6 +104,9 @@ class QuestionAnsweringModule(LightningModule):
             attention_dropout: The same for attention weights.
             learning_rate: Peak learning rate of AdamW.
             weight_decay: Weight decay of AdamW; biases and LayerNorms have none.
+            layer_decay: The answer head learns at the full learning rate, and every layer below it
+                at so many times the rate of the one above; the embeddings have the lowest. 1 is
+                off.
             schedule: Learning-rate schedule after the warm-up, step by step: linearly or along a
                 half cosine down to zero, or constant.
             warmup: Share of all steps in which the learning rate rises from zero, 0 to 1.
@@ -129,6 +133,7 @@ class QuestionAnsweringModule(LightningModule):
             unanswerable_share=unanswerable_share is None or 0 < unanswerable_share < 1,
             learning_rate=learning_rate > 0,
             weight_decay=weight_decay >= 0,
+            layer_decay=0 < layer_decay <= 1,
             warmup=0 <= warmup <= 1,
             null_threshold=null_threshold is None or null_threshold == null_threshold,
             expected_share=expected_share is None or 0 <= expected_share <= 1,

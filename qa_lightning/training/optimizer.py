@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,20 +26,57 @@ def check_schedule_ends(steps: float) -> None:
         )
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: biases and norms have no weight decay."""
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
-    for submodule in module.modules():
+_LAYER = re.compile(r"\.(?:\w+_)?layers?(?:_groups)?\.(\d+)\.")
+"""A layer's number in the name of its parameters, which no encoder family spells quite alike."""
+
+
+def parameter_groups(
+    module: LightningModule, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """The trained parameters of a module with an `encoder`, in groups with options for AdamW.
+
+    Biases and norms have no weight decay. With a `layer_decay` below 1 the answer head learns at
+    the full rate, every layer below it at so many times the rate of the one above, and what belongs
+    to no layer, as the embeddings, at the lowest rate of all.
+
+    Raises:
+        UserError: `layer_decay` is below 1, but the encoder's layers are not numbered.
+    """
+    depths = _depths(module) if layer_decay < 1 else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {(0, False): [], (0, True): []}
+    for path, submodule in module.named_modules():
         for name, parameter in submodule.named_parameters(recurse=False):
             # Not told apart by their dimensions: the shards that FSDP makes have but one.
             spared = name == "bias" or "Norm" in type(submodule).__name__
             if parameter.requires_grad:
-                (no_decay if spared else decay).append(parameter)
+                group = (depths.get(f"{path}.{name}", 0), spared)
+                groups.setdefault(group, []).append(parameter)
     return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": no_decay, "weight_decay": 0.0},
+        {
+            "params": groups[depth, spared],
+            "lr": learning_rate * layer_decay**depth,
+            "weight_decay": 0.0 if spared else weight_decay,
+        }
+        for depth, spared in sorted(groups)  # the order in which a checkpoint has them
     ]
+
+
+def _depths(module: LightningModule) -> dict[str, int]:
+    """How far below the head each parameter of the encoder is: 1 in the top layer, and so on."""
+    encoder: Any = module.encoder
+    below = [
+        name
+        for name, _ in module.named_parameters()
+        if f".{encoder.base_model_prefix}." in name  # else it is the head's
+    ]
+    numbers = {name: int(found[1]) for name in below if (found := _LAYER.search(name))}
+    if not numbers:
+        raise UserError(
+            f"--model.layer_decay is not for {encoder.config.model_type}: the names of its "
+            "weights do not tell its layers apart. Leave it at 1"
+        )
+    count = max(numbers.values()) + 1
+    return {name: count - numbers.get(name, -1) for name in below}
 
 
 def adamw_with_schedule(module: LightningModule) -> OptimizerLRScheduler:
@@ -48,8 +86,9 @@ def adamw_with_schedule(module: LightningModule) -> OptimizerLRScheduler:
     hparams, trainer = module.hparams, module.trainer
     check_schedule_ends(trainer.estimated_stepping_batches)
     optimizer = torch.optim.AdamW(
-        parameter_groups(module, hparams["weight_decay"]),
-        lr=hparams["learning_rate"],
+        parameter_groups(
+            module, hparams["learning_rate"], hparams["weight_decay"], hparams["layer_decay"]
+        ),
         # With a loss scaler the fused step would unscale by itself, after clipping.
         fused=trainer.precision != "16-mixed" and module.device.type in ("cpu", "cuda"),
     )

@@ -22,7 +22,7 @@ from tests.helpers.stopping import Crash
         ("bert", ["--data.batching", "packed"]),
         ("bert", ["--model.as_distilbert", "true"]),
         ("roberta", ["--data.batching", "packed"]),
-        ("deberta-v2", []),
+        ("deberta-v2", ["--model.layer_decay", "0.8"]),
         ("albert", []),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which weights decay, how the rate changes, when AdamW is fused."""
+"""Which weights decay, how the rate changes and differs by layer, when AdamW is fused."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import MixedPrecision
 from qa_lightning.errors import UserError
 from qa_lightning.training.module import QuestionAnsweringModule
 from qa_lightning.training.optimizer import compute_as_ddp
+from tests.helpers.families import save_family
 
 
 @pytest.fixture
@@ -100,3 +101,57 @@ def test_fsdp_keeps_weights_and_sums_in_float32_as_ddp_does(given: MixedPrecisio
     assert kept == {torch.float32}
     context = strategy.precision_plugin.forward_context()
     assert context.fast_dtype == torch.bfloat16  # autocast still computes in half precision
+
+
+class TestLayerDecay:
+    @pytest.mark.parametrize(
+        ("family", "layers", "no_layer"),
+        [
+            ("distilbert", "encoder.distilbert.transformer.layer", ".embeddings."),
+            ("deberta-v2", "encoder.deberta.encoder.layer", ".encoder.rel_embeddings."),
+            ("modernbert", "encoder.model.layers", ".final_norm."),
+        ],
+    )
+    def test_the_rate_falls_from_the_head_to_the_embeddings(
+        self, family: str, layers: str, no_layer: str, tmp_path: Path
+    ) -> None:
+        encoder = save_family(family, tmp_path)
+        module = QuestionAnsweringModule(str(encoder), learning_rate=0.5, layer_decay=0.8)
+        optimizer, _ = optimizer_of(module, steps=10)
+        rates = {id(p): g["initial_lr"] for g in optimizer.param_groups for p in g["params"]}
+        seen: dict[str, set[float]] = {}
+        assert any(no_layer in name for name, _ in module.named_parameters())
+        for name, parameter in module.named_parameters():
+            place = name[: len(layers) + 2] if name.startswith(layers) else "no layer"
+            if f".{module.encoder.base_model_prefix}." not in name:
+                place = "head"
+            seen.setdefault(place, set()).add(rates.pop(id(parameter)))
+        assert not rates
+        assert seen == {
+            "head": {0.5},
+            f"{layers}.1": {0.5 * 0.8},
+            f"{layers}.0": {0.5 * 0.8**2},
+            "no layer": {0.5 * 0.8**3},
+        }
+
+    def test_weights_decay_as_without_it(self, module: QuestionAnsweringModule) -> None:
+        plain, _ = optimizer_of(module)
+        module.hparams["layer_decay"] = 0.9
+        layered, _ = optimizer_of(module)
+        decays = (
+            {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+            for optimizer in (plain, layered)
+        )
+        assert next(decays) == next(decays)
+        assert [len(optimizer.param_groups) for optimizer in (plain, layered)] == [2, 8]
+
+    def test_layers_without_numbers_are_refused(self, module: QuestionAnsweringModule) -> None:
+        module.hparams["layer_decay"] = 0.9
+        del module.encoder.distilbert.transformer
+        with pytest.raises(UserError, match="layer_decay is not for distilbert.*Leave it at 1"):
+            optimizer_of(module)
+
+    @pytest.mark.parametrize("value", [0.0, 1.1, float("nan")])
+    def test_only_shares_are_taken(self, value: float, tiny_encoder: Path) -> None:
+        with pytest.raises(UserError, match="--model.layer_decay cannot be"):
+            QuestionAnsweringModule(str(tiny_encoder), layer_decay=value)
