@@ -789,4 +789,5 @@ def test_the_command_serves_until_it_is_interrupted(tiny_encoder: Path, answerer
         process.wait()
     assert status == 200
     assert found["text"] == answerer(ASKED["question"], ASKED["context"]).text
-    assert (process.returncode, out, err) == (0, "", "")
+    assert (process.returncode, out) == (0, "")
+    assert re.fullmatch(r"precision: .*\n", err)

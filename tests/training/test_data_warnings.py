@@ -28,12 +28,12 @@ def test_cut_questions_are_told_from_the_cache_too(options: list[Any], tmp_path:
     asked = content["data"][1]["paragraphs"][0]["qas"]
     asked[0]["question"] = "who " * 20 + "founded it?"
     file = write(tmp_path / "asked.json", content)
-    told = "1 question longer than 16 tokens: the middle is cut out (--data.max_question_tokens) "
-    told += f"(questions {asked[0]['id']})"
+    told = "1 question longer than 16 tokens: the middle is cut out (--data.max_question_tokens): "
+    told += f'"{asked[0]["id"]}"'
     for command, option in (("validate", "val"), ("validate", "val"), ("predict", "predict")):
         outcome = call(command, *options, f"--data.{option}", file)
         assert outcome.status == 0, outcome.err
-        assert f"warning: {option}: {told}\n" in outcome.out
+        assert f"warning: {file}: {told}\n" in outcome.out
     report = tmp_path / "lightning_logs" / "validate" / "version_1" / "report.json"
     (cut,) = json.loads(report.read_text())["breakdowns"]["cut_questions"]
     assert cut["count"] == 1
