@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Answerer",
-    "QuestionAnsweringModule",
-    "SquadDataModule",
-    "__version__",
-    "pipeline",
-]
+__all__ = ["Answerer", "QuestionAnsweringModule", "SquadDataModule", "__version__", "pipeline"]
 
 _HOMES = {
     "Answerer": "qa_lightning.inference.answerer",

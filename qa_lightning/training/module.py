@@ -104,9 +104,8 @@ class QuestionAnsweringModule(LightningModule):
             attention_dropout: The same for attention weights.
             learning_rate: Peak learning rate of AdamW.
             weight_decay: Weight decay of AdamW; biases and LayerNorms have none.
-            layer_decay: The answer head learns at the full learning rate, and every layer below it
-                at so many times the rate of the one above; the embeddings have the lowest. 1 is
-                off.
+            layer_decay: Every layer learns at so many times the rate of the one above it, the
+                answer head at the full rate, the embeddings at the lowest; 1 is off.
             schedule: Learning-rate schedule after the warm-up, step by step: linearly or along a
                 half cosine down to zero, or constant.
             warmup: Share of all steps in which the learning rate rises from zero, 0 to 1.

@@ -26,18 +26,16 @@ def check_schedule_ends(steps: float) -> None:
         )
 
 
-_LAYER = re.compile(r"\.(?:\w+_)?layers?(?:_groups)?\.(\d+)\.")
-"""A layer's number in the name of its parameters, which no encoder family spells quite alike."""
+_LAYER = re.compile(r"\.(?:\w+_)?layers?(?:_groups)?\.(\d+)\.")  # its number in a parameter's name
 
 
 def parameter_groups(
     module: LightningModule, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """The trained parameters of a module with an `encoder`, in groups with options for AdamW.
+    """The trained parameters in groups for AdamW: biases and norms have no weight decay.
 
-    Biases and norms have no weight decay. With a `layer_decay` below 1 the answer head learns at
-    the full rate, every layer below it at so many times the rate of the one above, and what belongs
-    to no layer, as the embeddings, at the lowest rate of all.
+    With a `layer_decay` below 1 each layer has so many times the rate of what is above it, from the
+    answer head downwards; what belongs to no layer, as the embeddings, has the lowest rate.
 
     Raises:
         UserError: `layer_decay` is below 1, but the encoder's layers are not numbered.
@@ -57,17 +55,15 @@ def parameter_groups(
             "lr": learning_rate * layer_decay**depth,
             "weight_decay": 0.0 if spared else weight_decay,
         }
-        for depth, spared in sorted(groups)  # the order in which a checkpoint has them
+        for depth, spared in sorted(groups)  # a checkpoint knows them by their order
     ]
 
 
 def _depths(module: LightningModule) -> dict[str, int]:
-    """How far below the head each parameter of the encoder is: 1 in the top layer, and so on."""
+    """How far below the answer head each parameter of the encoder is: 1 in the top layer."""
     encoder: Any = module.encoder
     below = [
-        name
-        for name, _ in module.named_parameters()
-        if f".{encoder.base_model_prefix}." in name  # else it is the head's
+        name for name, _ in module.named_parameters() if f".{encoder.base_model_prefix}." in name
     ]
     numbers = {name: int(found[1]) for name in below if (found := _LAYER.search(name))}
     if not numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ def test_what_is_known_of_the_training(trained: TrainedModel) -> None:
     assert recipe["precision"] == "bf16-mixed"
     assert recipe["seed of the data"] == "7"
     assert "None" not in recipe.values()
+    assert "layer-wise decay of the learning rate" not in recipe  # it was off
+    training = dataclasses.replace(TRAINING, model={"layer_decay": 0.8})
+    card = model_card(CardFacts(metadata, trained, training))
+    assert dict(rows(card, "recipe"))["layer-wise decay of the learning rate"] == "0.8"
     assert "At most 28,000 questions were drawn" in text
     assert "5 % of its articles were held out" in text
     assert "0.2500 (tuned on 5 % of the training articles" in text

@@ -160,13 +160,17 @@ def test_answers_are_as_long_as_allowed(ask: QuestionAnsweringPipeline) -> None:
         ({"question": Q1, "context": [C1]}, "one question has one context"),
         ({"question": [Q1, Q2], "context": [C1]}, "2 questions, but 1 contexts"),
         ({"question": " ", "context": C1}, "the question is empty"),
-        ({"question": Q1, "context": C1, "top_k": 0}, "top_k must be from 1 to 20, not 0"),
-        ({"question": Q1, "context": C1, "topk": 21}, "top_k must be from 1 to 20, not 21"),
+        (
+            {"question": Q1, "context": C1, "top_k": 0},
+            "top_k and max_answer_len must be at least 1",
+        ),
+        ({"question": Q1, "context": C1, "topk": 21}, "top_k must be from 0 to 20, not 21"),
         ({"question": Q1, "context": C1, "max_answer_len": 0}, "max_answer_len.* at least 1"),
+        ({"question": Q1, "context": C1, "max_seq_len": 0}, "max_seq_len.* must be at least 1"),
         ({"question": Q1, "context": C1, "max_seq_len": 513}, "513, but the model has 512 pos"),
         (
             {"question": Q1, "context": C1, "max_seq_len": 64, "doc_stride": 60},
-            "max_seq_len, doc_stride and max_question_len do not go together: .*overlap is 60$",
+            "max_seq_len, doc_stride, max_question_len: windows cannot advance.*overlap is 60$",
         ),
     ],
 )
@@ -180,11 +184,11 @@ def test_what_cannot_be_asked_is_refused(
 @pytest.mark.parametrize(
     ("examples", "told"),
     [
-        (["a question alone"], "example 1 is no dictionary with question and context"),
-        ([{"question": Q1}], "example 1 is no dictionary with question and context"),
-        ([[{"question": Q1, "context": C1}, 3]], "example 2 is no dictionary .*, but '3'"),
-        ([3], "example 1 is no dictionary .*, but '3'"),
-        ([[{"question": Q1, "context": C1}, {"question": Q1, "context": None}]], "context 2 is no"),
+        (["a question alone"], "example 1 lacks a question or a context"),
+        ([{"question": Q1}], "example 1 lacks a question or a context"),
+        ([[{"question": Q1, "context": C1}, 3]], "example 2 lacks a question or a context: '3'"),
+        ([3], "example 1 lacks a question or a context: '3'"),
+        ([[{"question": Q1, "context": C1}, {"question": Q1, "context": None}]], "example 2 lacks"),
     ],
 )
 def test_examples_of_another_kind_are_refused(
