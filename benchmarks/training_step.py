@@ -141,7 +141,10 @@ def windows_per_second(variant: Variant, given: argparse.Namespace) -> float:
     )
     base = {"encoder_config": DISTILBERT} if given.size == "distilbert" else {}
     rates = {"dropout": variant.dropout, "attention_dropout": variant.dropout}
-    module = QuestionAnsweringModule(given.encoder, compile=variant.compiled, **base, **rates)
+    form: Any = {"as_distilbert": True}
+    module = QuestionAnsweringModule(
+        given.encoder, compile=variant.compiled, **form, **base, **rates
+    )
     clock = Clock(variant.batches)
     trainer = Trainer(
         accelerator="cpu",
