@@ -127,7 +127,7 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
             [
                 {
                     "text": given["text"],
-                    "start": standing_at(context, given["text"], given.get("answer_start", -1)),
+                    "start": standing_at(context, given["text"], given.get("answer_start")),
                 }
                 for given in question.get(key, [])
             ]
@@ -147,8 +147,9 @@ def check_tables(content: bytes, tables: SquadTables) -> None:
     assert len(set(tables.report.misplaced)) == lost
 
 
-def standing_at(context: str, wanted: str, start: int) -> int:
+def standing_at(context: str, wanted: str, start: int | None) -> int:
     """Where an answer stands: at its start, or a little before."""
+    start = NO_PLACE if start is None else start  # null is as good as absent
     for place in range(start, start - MAX_SHIFT - 1, -1):
         if place >= 0 and context[place : place + len(wanted)] == wanted:
             return place
