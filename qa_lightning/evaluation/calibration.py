@@ -67,6 +67,10 @@ class Tuned:
     unanswerable_share: float | None = None  # that the threshold is for
 
 
+NOT_TUNED = Tuned(0.0)
+"""A model that nothing was tuned for."""
+
+
 def given_probabilities(answers: Answers, threshold: float, temperature: float) -> np.ndarray:
     """Probability of the answer given to each question, "no answer" or its best span, float64."""
     null, likely = candidate_probabilities(answers, threshold, temperature)

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from qa_lightning.evaluation.calibration import (
+    NOT_TUNED,
     Calibration,
+    Tuned,
     calibration,
     given_probabilities,
     threshold_for_share,
@@ -167,18 +169,18 @@ def failure_report(
     windows: np.ndarray,
     threshold: float,
     *,
-    temperature: float = 1.0,
-    tuned_share: float | None = None,
+    tuned: Tuned = NOT_TUNED,
     cut: np.ndarray | None = None,
     worst: int = 10,
 ) -> Report:
     """Score labelled questions group by group, with calibration and the worst errors.
 
     The figures of all questions are those of `evaluate` at the same threshold. `windows` is the
-    number of windows of each answered question, int64 `[questions]`, `tuned_share` the share of
-    unanswerable questions that the threshold is for, `cut` whether a question was too long to be
-    read whole, bool `[questions]`, and `worst` how many of the most confident errors to show; the
-    rest is as for `scored_answers`.
+    number of windows of each answered question, int64 `[questions]`, `tuned` what travels
+    with the model: its temperature, and the threshold that other shares of unanswerable questions
+    start from, whatever the threshold in use; `cut` whether a question was too long to be read
+    whole, bool `[questions]`, and `worst` how many of the most confident errors to show; the rest
+    is as for `scored_answers`.
 
     Raises:
         ValueError: no answers, or not as many numbers of windows.
@@ -188,7 +190,7 @@ def failure_report(
         raise ValueError("no questions to report on")
     if len(windows) != total:
         raise ValueError(f"{len(windows)} numbers of windows for {total} questions")
-    scored = scored_answers(questions, contexts, answers, threshold, temperature)
+    scored = scored_answers(questions, contexts, answers, threshold, tuned.temperature)
     plain = given_probabilities(answers, threshold, 1.0)
     wrong = np.flatnonzero(scored.exact == 0)
     wrong = wrong[np.argsort(-scored.confidence[wrong], kind="stable")][:worst]
@@ -204,9 +206,9 @@ def failure_report(
         breakdowns={name: groups for name, groups in breakdowns.items() if groups},
         plausible=_plausible(scored),
         calibration=calibration(scored.confidence, scored.exact),
-        temperature=temperature,
+        temperature=tuned.temperature,
         uncalibrated=calibration(plain, scored.exact).ece,
-        by_share=_by_share(scored, threshold, tuned_share, temperature),
+        by_share=_by_share(scored, tuned),
         mistakes=[example(scored, row, mark_gold=True) for row in wrong.tolist()],
     )
 
@@ -250,16 +252,16 @@ def _groups(scored: ScoredAnswers, names: Iterable[str], group: Sequence[str]) -
     return groups
 
 
-def _by_share(
-    scored: ScoredAnswers, threshold: float, tuned_share: float | None, temperature: float
-) -> list[Expecting]:
+def _by_share(scored: ScoredAnswers, tuned: Tuned) -> list[Expecting]:
     """What would be answered, and be right, where users expect other shares (risk and coverage)."""
     texts = best_texts(scored.answers, scored.contexts)
     golds = [[gold["text"] for gold in given] for given in scored.golds]
     exact, _ = score_answers(golds, texts)
     rows = []
     for share in SHARES:
-        at = threshold_for_share(threshold, share, tuned_share, temperature)
+        at = threshold_for_share(
+            tuned.threshold, share, tuned.unanswerable_share, tuned.temperature
+        )
         answered = ~scored.answers.unanswered(at)
         right = exact[answered & scored.answerable].sum() / max(answered.sum(), 1)
         abstained = (~answered)[~scored.answerable].mean() if (~scored.answerable).any() else 0.0

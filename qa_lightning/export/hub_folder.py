@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from qa_lightning.data.download import sha256_of
 from qa_lightning.data.files import atomic_folder
 from qa_lightning.errors import UserError
+from qa_lightning.evaluation.calibration import Tuned
 from qa_lightning.evaluation.report import failure_report
 from qa_lightning.export.model_card import CardFacts, CardMetadata, Variant, model_card
 from qa_lightning.export.onnx import quantise, write_onnx
@@ -122,8 +122,8 @@ def _scores(
     tables = (windows.questions, windows.contexts)
     counts = np.bincount(windows.question)[answers.question]
     threshold = settings.effective_null_threshold
-    tuned: Any = {"temperature": settings.temperature, "tuned_share": settings.tuned_share}
-    report = failure_report(*tables, answers, counts, threshold, **tuned, worst=0)
+    tuned = Tuned(threshold, settings.temperature, settings.tuned_share)
+    report = failure_report(*tables, answers, counts, threshold, tuned=tuned, worst=0)
     source = DataFile(str(labelled.file), sha256_of(labelled.file), len(windows.questions))
     when = "when it was exported, in float32"
     return Scores(source, when, result.figures, threshold, report)

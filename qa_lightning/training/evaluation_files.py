@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from qa_lightning.errors import UserError
+from qa_lightning.evaluation.calibration import Tuned
 from qa_lightning.evaluation.figures import calibration_figure
 from qa_lightning.evaluation.predictions import ANSWERS, write_predictions
 from qa_lightning.evaluation.report import Report, failure_report
@@ -82,8 +83,9 @@ class EvaluationFiles(Callback):
                 cut = windows.cut_questions[answers.question]
                 report = failure_report(
                     *(*tables, answers, number_of_windows, threshold),
-                    temperature=module.temperature,
-                    tuned_share=module.tuned_share,
+                    tuned=Tuned(
+                        module.tuned_threshold or 0.0, module.temperature, module.tuned_share
+                    ),
                     cut=cut,
                 )
                 self._write_report(trainer, report, folder, split)

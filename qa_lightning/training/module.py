@@ -179,6 +179,11 @@ class QuestionAnsweringModule(LightningModule):
         return threshold_for_share(threshold, *share)
 
     @property
+    def takes_token_types(self) -> bool:
+        """Whether the encoder tells token types apart."""
+        return has_token_types(self.encoder)
+
+    @property
     def datamodule(self) -> SquadDataModule:
         """The datamodule that the trainer was given."""
         data: SquadDataModule | None = getattr(self.trainer, "datamodule", None)
@@ -454,7 +459,7 @@ class QuestionAnsweringModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in what the model is used with: the tokenizer, as text, and the tuned threshold."""
         checkpoint["tokenizer"] = tokenizer_files(
-            self.datamodule.tokenizer, token_types=has_token_types(self.encoder)
+            self.datamodule.tokenizer, token_types=self.takes_token_types
         )
         values = (self.tuned_threshold, self.temperature, self.tuned_share)
         checkpoint.update(zip(TUNED, values, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def shown(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-class _OurBar(ProgressBar):
+class _OurBar(ProgressBar, ABC):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show a resumed epoch where it stands; Lightning does not say that it starts."""
         super().on_train_start(trainer, pl_module)
@@ -38,9 +39,9 @@ class _OurBar(ProgressBar):
             self.on_train_epoch_start(trainer, pl_module)
             self._begin_at(trainer.fit_loop.batch_idx + 1)
 
+    @abstractmethod
     def _begin_at(self, done: int) -> None:
         """Show so many batches as done, and measure the rate of those that follow."""
-        raise NotImplementedError
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """See `shown`."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_lightning.data.tables import CONTEXTS, QUESTIONS
+from qa_lightning.evaluation.calibration import NOT_TUNED, Tuned
 from qa_lightning.evaluation.report import Report, failure_report
 from qa_lightning.evaluation.scoring import evaluate
 from qa_lightning.evaluation.spans import NO_SPAN, Answers, best_texts
@@ -69,6 +70,7 @@ def by_hand(
     worst: int = 10,
     rows: list[int] | None = None,
     cut: np.ndarray | None = None,
+    tuned: Tuned = NOT_TUNED,
 ) -> Report:
     questions, contexts = tables([asked for asked, *_ in ASKED], [RIVER, LONG, MARKED])
     rows = list(range(len(ASKED))) if rows is None else rows
@@ -82,7 +84,7 @@ def by_hand(
     answers = Answers(np.array(rows), np.zeros(len(rows), np.float32), spans, scores)
     windows = np.array([ASKED[row][3] for row in rows])
     parts = (questions, contexts, answers, windows, threshold)
-    return failure_report(*parts, cut=cut, worst=worst)
+    return failure_report(*parts, tuned=tuned, cut=cut, worst=worst)
 
 
 def figures(report: Report, name: str) -> dict[str, tuple[float, ...]]:
