@@ -284,7 +284,7 @@ class SquadDataModule(LightningDataModule):
         return self.cache_dir / "windows" / f"{self.windows_digest(split)}-{FORMAT}"
 
     def _open(self, folder: Path) -> Windows:
-        """Open cached windows, with token types if the tokenizer gives them and the model takes them."""
+        """Open cached windows; token types are left out if the model takes none."""
         layout = PairLayout.of(self.tokenizer)
         module = self.trainer.lightning_module if self.trainer else None
         if not getattr(module, "takes_token_types", True):
